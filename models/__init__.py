@@ -1,0 +1,8 @@
+"""Heads, teachers and presets, registered with mmdet on import.
+
+Under plain mmdet: ``custom_imports = dict(imports=["models"])``.
+"""
+
+from models import mmcv_ops
+
+mmcv_ops.install()  # before the first import of mmdet, which needs mmcv's operators

@@ -1,0 +1,530 @@
+"""Run configuration: an mmengine config file, validated into frozen dataclasses.
+
+``load_config`` is the only door. An unknown, misspelt or contradictory field raises ``ConfigError``
+naming it. The ``model`` dicts stay plain dicts: their fields are mmdet's.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from orchestrator.errors import ConfigError
+
+T = TypeVar("T")
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+CRITERIA = ("self", "fixed", "std_mean", "fisher")
+SCOPES = ("gt_level", "gt", "image", "iteration")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    _require(value in allowed, f"{name} = {value!r}: expected one of {', '.join(map(repr, allowed))}")
+
+
+def _positive(**fields: float) -> None:
+    for name, value in fields.items():
+        _require(value > 0, f"{name.replace('__', '.')} = {value!r}: must be greater than 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """One network. Its name is its key under ``networks``; teacher is a role, never a name."""
+
+    preset: str | None = None
+    """A tiny detector of ``models.presets``, by name, that ``model`` is merged over."""
+    config: str | None = None
+    """An mmdet config whose ``model`` is inherited: a path, or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """mmdet detector fields, merged over ``preset`` or ``config`` (``_delete_=True`` replaces)."""
+    learner: bool = True
+    """Whether it gets gradients. A network that does not is a frozen teacher in eval mode."""
+    checkpoint: str | None = None
+    """Path of weights for the whole detector (mmdet's .pth). Required for a frozen teacher."""
+    pretrained: str | None = "auto"
+    """Path of backbone weights; ``"none"`` for random ones; ``"auto"`` for what ``model`` names."""
+    optimizer: dict[str, Any] | None = None
+    """Overrides ``train.optimizer`` for this network."""
+    paramwise_cfg: dict[str, Any] | None = None
+    """Overrides ``train.paramwise_cfg`` for this network."""
+    param_scheduler: list[dict[str, Any]] | None = None
+    """Overrides ``train.param_scheduler`` for this network."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.preset is None or self.config is None,
+            f"preset = {self.preset!r} and config = {self.config!r} exclude each other: keep one",
+        )
+        _require(
+            bool(self.preset or self.config or self.model),
+            "one of preset, config or model must say which detector this is",
+        )
+        _require(
+            self.learner or self.checkpoint is not None,
+            "learner = False needs checkpoint = PATH: a frozen network with random weights cannot teach",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """COCO-format data. Relative paths are relative to ``root``, ``root`` to the working directory."""
+
+    root: str = ""
+    """Folder of the dataset. Required, except with ``shapes``."""
+    train: str = "train.json"
+    """Annotation file of the training split."""
+    val: str = "val.json"
+    """Annotation file of the validation split."""
+    images: str | None = None
+    """Image folder of both splits; None looks in the usual places beneath ``root``."""
+    train_images: str | None = None
+    """Image folder of the training split where it has its own (COCO: ``train2017``)."""
+    val_images: str | None = None
+    """Image folder of the validation split where it has its own (COCO: ``val2017``)."""
+    classes: list[str] | None = None
+    """Class names to learn, in order; None takes all categories of the training file."""
+    shapes: dict[str, Any] | None = None
+    """Draw a toy dataset into ``root`` on first use: arguments of ``orchestrator.data.shapes``."""
+    scale: tuple[int, int] = (1333, 800)
+    """(longer, shorter) side of the network input in pixels, aspect ratio kept."""
+    flip: float = 0.5
+    """Probability of a horizontal flip in training."""
+    train_pipeline: list[dict[str, Any]] | None = None
+    """mmdet transforms instead of load, resize to ``scale``, flip, pack."""
+    test_pipeline: list[dict[str, Any]] | None = None
+    """mmdet transforms instead of load, resize to ``scale``, pack."""
+    filter_empty_gt: bool = False
+    """Leave training images without boxes out (the papers' COCO setting is True)."""
+    min_size: int = 0
+    """Leave training images with a side below this many pixels out (COCO setting: 32)."""
+    group_by_aspect: bool = False
+    """Batches of images that are all wider or all taller than square (less padding)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.root), "data.root is empty: give the dataset folder (--set data.root=DIR)")
+        _require(0 <= self.flip <= 1, f"data.flip = {self.flip!r}: a probability between 0 and 1")
+        _require(len(self.scale) == 2 and min(self.scale) > 0, f"data.scale = {self.scale!r}: (w, h)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchConfig:
+    """Who teaches. The defaults of scope and tie rules are those of ``orchestrator.switching``."""
+
+    criterion: str = "self"
+    """``self`` (each network assigns for itself), ``fixed`` (LAD), ``std_mean`` or ``fisher`` (CoLAD)."""
+    scope: str | None = None
+    """Pairs that one decision covers: gt_level, gt, image, iteration. None: the assigner's default."""
+    teacher: str | None = None
+    """With ``fixed``: the network whose costs everybody learns from."""
+
+    def __post_init__(self) -> None:
+        _one_of("switch.criterion", self.criterion, CRITERIA)
+        _require(
+            self.scope is None or self.scope in SCOPES,
+            f"switch.scope = {self.scope!r}: expected one of {', '.join(SCOPES)}",
+        )
+        _require(
+            (self.criterion == "fixed") == (self.teacher is not None),
+            f"switch.teacher = {self.teacher!r} with switch.criterion = {self.criterion!r}: "
+            "a fixed switch names its teacher, the others must not",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Optimisation; mmdet's own dict forms for optimizer and schedule."""
+
+    max_iterations: int | None = None
+    """Optimizer steps. Exactly one of this and ``max_epochs``."""
+    max_epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int = 8
+    """Images per micro-batch over all ranks of a network (the papers: 16)."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step."""
+    precision: str = "fp32"
+    """``fp32``, ``bf16`` or ``fp16`` autocast of forward passes; assignment and losses stay float32."""
+    optimizer: dict[str, Any] = field(
+        default_factory=lambda: dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
+    )
+    """torch optimizer as mmengine builds it."""
+    paramwise_cfg: dict[str, Any] = field(default_factory=dict)
+    """mmengine's per-parameter options (``norm_decay_mult``, ``custom_keys`` ...)."""
+    param_scheduler: list[dict[str, Any]] = field(default_factory=list)
+    """mmengine schedulers; those by epoch are converted to iterations."""
+    clip_grad: float | None = None
+    """Largest gradient norm of a network, or None."""
+
+    def __post_init__(self) -> None:
+        _require(
+            (self.max_iterations is None) != (self.max_epochs is None),
+            f"train.max_iterations = {self.max_iterations!r} and train.max_epochs = "
+            f"{self.max_epochs!r}: give exactly one of them",
+        )
+        _positive(
+            train__max_iterations=self.max_iterations or 1,
+            train__max_epochs=self.max_epochs or 1,
+            train__batch_size=self.batch_size,
+            train__accumulate=self.accumulate,
+            train__clip_grad=1.0 if self.clip_grad is None else self.clip_grad,
+        )
+        _one_of("train.precision", self.precision, PRECISIONS)
+        _require("type" in self.optimizer, "train.optimizer needs a type, such as 'SGD'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedConfig:
+    """Decoding, paid once for all networks of a shard."""
+
+    workers: int = 0
+    """Decoding processes per feeder; 0 decodes in the feeder itself."""
+    prefetch: int = 2
+    """Batches asked for ahead of the iteration that uses them."""
+    placement: str = "shared"
+    """``shared``: one feeder per shard; ``per_node``: one per shard and node, with equal streams."""
+
+    def __post_init__(self) -> None:
+        _require(self.workers >= 0, f"feed.workers = {self.workers}: must not be negative")
+        _positive(feed__prefetch=self.prefetch)
+        _one_of("feed.placement", self.placement, ("shared", "per_node"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """COCO evaluation of every learner on the validation split."""
+
+    interval: int | None = None
+    """Iterations between evaluations; None: only at the end."""
+    interval_epochs: int | None = None
+    """The same in epochs. At most one of the two."""
+    batch_size: int = 8
+    """Images per forward pass and rank."""
+    frozen: bool = False
+    """Evaluate frozen networks too, once, before training."""
+
+    def __post_init__(self) -> None:
+        _require(
+            self.interval is None or self.interval_epochs is None,
+            "evaluation.interval and evaluation.interval_epochs exclude each other: keep one",
+        )
+        _positive(
+            evaluation__interval=self.interval or 1,
+            evaluation__interval_epochs=self.interval_epochs or 1,
+            evaluation__batch_size=self.batch_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints of all networks at one moment. The end of a run always writes one."""
+
+    interval: int | None = None
+    """Iterations between checkpoints; None: at every evaluation and at the end."""
+    keep: int = 2
+    """How many of the newest to keep."""
+
+    def __post_init__(self) -> None:
+        _positive(checkpoint__interval=self.interval or 1, checkpoint__keep=self.keep)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourceConfig:
+    """What the trial asks Ray for."""
+
+    ranks: int = 1
+    """Actors per network; rank r of every network meets on shard r of the batch."""
+    threads: int = 1
+    """torch threads of each network actor."""
+    cpus_per_network: float = 0.5
+    """CPUs that Ray reserves for each rank of each network (book-keeping, not a limit)."""
+    gpus_per_network: float | str = "auto"
+    """GPUs for each rank of each network; ``"auto"``: 1 where the cluster has any, else 0."""
+    cpus_per_feeder: float = 0.25
+    """CPUs reserved for each feeder; at least its number of workers."""
+    cpus_controller: float = 0.25
+    """CPUs reserved for the controller."""
+    placement: str = "pack"
+    """``pack``: networks close together; ``spread``: on different nodes where possible."""
+    max_retries: int = 3
+    """Restarts from the last checkpoint after a lost actor or node."""
+
+    def __post_init__(self) -> None:
+        _positive(resources__ranks=self.ranks, resources__threads=self.threads)
+        _one_of("resources.placement", self.placement, ("pack", "spread"))
+        gpus = self.gpus_per_network
+        if isinstance(gpus, str):
+            _one_of("resources.gpus_per_network", gpus, ("auto",))
+        else:
+            _require(gpus >= 0, f"resources.gpus_per_network = {gpus}: must not be negative")
+            _require(
+                self.ranks == 1 or float(gpus).is_integer(),
+                f"resources.gpus_per_network = {gpus} with resources.ranks = {self.ranks}: several "
+                "ranks on one GPU would wait for each other in every all-reduce; use whole GPUs",
+            )
+        _require(self.max_retries >= 0, "resources.max_retries must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What the run directory records."""
+
+    flush_interval: int = 50
+    """Iterations between writes of the run log and the live view's numbers."""
+    assignments_interval: int = 200
+    """Iterations between sampled cost tables in ``assignments.parquet``; 0 for none."""
+
+    def __post_init__(self) -> None:
+        _positive(log__flush_interval=self.flush_interval)
+        _require(self.assignments_interval >= 0, "log.assignments_interval must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """A whole run."""
+
+    networks: dict[str, NetworkConfig]
+    """By name, in order: the order breaks ties of the switch (the first listed teaches)."""
+    data: DataConfig
+    train: TrainConfig
+    assigner: dict[str, Any] = field(default_factory=lambda: dict(type="PAA"))
+    """Assigner of the run: ``type`` and its hyper-parameters."""
+    switch: SwitchConfig = field(default_factory=SwitchConfig)
+    feed: FeedConfig = field(default_factory=FeedConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resources: ResourceConfig = field(default_factory=ResourceConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    seed: int = 0
+    """Seed of initial weights, data order and augmentation."""
+    lookahead: int = 2
+    """Iterations that may be in flight: how far a frozen teacher runs ahead of its students."""
+    custom_imports: list[str] = field(default_factory=list)
+    """Modules that every actor imports first (own heads, transforms ...)."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.networks) > 0, "networks is empty: name at least one network")
+        for name in self.networks:
+            _require(
+                name.isidentifier(),
+                f"networks.{name}: a network's name is letters, digits and underscores",
+            )
+        learners = [name for name, network in self.networks.items() if network.learner]
+        _require(bool(learners), "networks: none of them is a learner; set learner=True for one")
+        _positive(lookahead=self.lookahead)
+        _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
+        self._check_switch(learners)
+        ranks, images = self.resources.ranks, self.train.batch_size
+        _require(
+            images % ranks == 0,
+            f"train.batch_size = {images} does not divide over resources.ranks = {ranks}",
+        )
+
+    def _check_switch(self, learners: Sequence[str]) -> None:
+        frozen = [name for name in self.networks if name not in learners]
+        criterion, teacher = self.switch.criterion, self.switch.teacher
+        if criterion == "self":
+            _require(
+                not frozen,
+                f"networks.{frozen[0] if frozen else ''} is frozen but switch.criterion = 'self': "
+                "nobody would look at it; use 'fixed' (LAD) or 'std_mean' (LAD with switch)",
+            )
+        if teacher is not None:
+            _require(
+                teacher in self.networks,
+                f"switch.teacher = {teacher!r}: no such network; there are {list(self.networks)}",
+            )
+            unread = [name for name in frozen if name != teacher]
+            _require(not unread, f"networks {unread} are frozen and not the teacher: remove them")
+        if criterion in ("std_mean", "fisher"):
+            _require(
+                len(self.networks) > 1,
+                f"switch.criterion = {criterion!r} needs at least two networks",
+            )
+
+    @property
+    def learners(self) -> tuple[str, ...]:
+        """Names of the networks that get gradients."""
+        return tuple(name for name, network in self.networks.items() if network.learner)
+
+    @property
+    def readable(self) -> tuple[str, ...]:
+        """Names of the networks whose cost tables somebody else looks at."""
+        if self.switch.criterion == "self":
+            return ()
+        if self.switch.teacher is not None:
+            return (self.switch.teacher,)
+        return tuple(self.networks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict of every field, as ``config.py`` of a run directory stores it."""
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """Digest of everything that decides the weights; a resumed run must have the same."""
+        plain = self.to_dict()
+        for name in ("resources", "log", "evaluation", "checkpoint", "lookahead"):
+            plain.pop(name)
+        plain["ranks"] = self.resources.ranks
+        text = json.dumps(plain, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
+    """Build dataclass ``cls`` from ``values``; ``path`` is the dotted name for messages.
+
+    Raises:
+        ConfigError: unknown field (with the nearest known one), missing field or wrong type.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path or 'config'} = {values!r}: expected a dict of fields")
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    prefix = f"{path}." if path else ""
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else ""
+            raise ConfigError(f"unknown field {prefix}{name}{hint} Known: {', '.join(known)}")
+    kwargs = {name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()}
+    missing = [
+        name
+        for name, f in known.items()
+        if name not in kwargs
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ConfigError(f"missing field {prefix}{missing[0]}")
+    try:
+        return cls(**kwargs)
+    except ConfigError as error:
+        if path.startswith("networks."):
+            raise ConfigError(f"{path}: {error}") from None
+        raise
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """``value`` as type ``hint`` (dataclass, list, tuple, dict, union or scalar)."""
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(typing.cast(type, hint), value, path)
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [arg for arg in args if arg is not type(None)]
+        for option in options:
+            try:
+                return _convert(option, value, path)
+            except ConfigError:
+                continue
+        names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
+        raise ConfigError(f"{path} = {value!r}: expected {names}")
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} = {value!r}: expected a dict")
+        return {key: _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
+    if origin in (list, tuple):
+        if not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{path} = {value!r}: expected a {origin.__name__}")
+        if origin is tuple and len(value) != len(args):
+            raise ConfigError(f"{path} = {value!r}: expected {len(args)} values")
+        inner = args if origin is tuple else [args[0]] * len(value)
+        return origin(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value)))
+    return _convert_scalar(hint, value, path)
+
+
+def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and hint is not bool:
+        raise ConfigError(f"{path} = {value!r}: expected {hint.__name__}")
+    if not isinstance(value, hint):
+        raise ConfigError(f"{path} = {value!r}: expected {hint.__name__}")
+    return value
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``["a.b=1", "c=[1,2]"]`` -> ``{"a.b": 1, "c": [1, 2]}``; words that are no literal are strings.
+
+    Raises:
+        ConfigError: an override without ``=``.
+    """
+    parsed: dict[str, Any] = {}
+    for item in overrides:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"--set {item!r}: expected FIELD=VALUE, such as train.batch_size=4")
+        parsed[key.strip()] = _parse_value(text.strip())
+    return parsed
+
+
+def _parse_value(text: str) -> Any:
+    named = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in named and text != "none":
+        return named[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None if text == "none" else text
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read an mmengine config file, apply ``--set`` overrides and validate.
+
+    Side effects: a config file is Python; it is executed.
+
+    Raises:
+        ConfigError: no such file, a file that does not run, or an invalid field.
+    """
+    from mmengine.config import Config
+
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"config file {str(path)!r}: no such file")
+    try:
+        config = Config.fromfile(str(path), import_custom_modules=False)
+        config.merge_from_dict(parse_overrides(overrides))
+    except ConfigError:
+        raise
+    except Exception as error:  # the file is the user's program: whatever it raises is its error
+        raise ConfigError(f"config file {str(path)!r}: {type(error).__name__}: {error}") from error
+    return from_mapping(RunConfig, to_plain(config))
+
+
+def to_plain(value: Any) -> Any:
+    """mmengine's ConfigDict as plain dicts and lists."""
+    if hasattr(value, "to_dict"):
+        return to_plain(value.to_dict())
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(to_plain(item) for item in value)
+    return value
+
+
+def save_config(config: RunConfig, path: Path) -> None:
+    """Write the resolved configuration as a config file that ``load_config`` reads back."""
+    from mmengine.config import Config
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(Config(config.to_dict()).pretty_text, encoding="utf-8")
+    temporary.replace(path)

@@ -2,7 +2,7 @@
 
 Shape letters, used in every docstring of this project:
 
-    B images of a batch · L pyramid levels · A priors of one image (all levels concatenated, level-major)
+    B images of a batch · L pyramid levels · A priors of one image (all levels, level-major)
     C classes · G ground-truth boxes (GTs) of the whole batch, images in order · N candidate pairs
 
 Index conventions (the only place they are defined):
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Priors:
     valid: Tensor
     """(B, A) bool: False where the prior lies in the padding of that image."""
     level_sizes: tuple[int, ...]
-    """Number of priors per level; sums to A. On the host, so that shapes cost no synchronisation."""
+    """Number of priors per level; sums to A. On the host: shapes cost no synchronisation."""
     boxes: Tensor | None = None
     """(A, 4) float32 anchors, or None for point-based heads."""
 
@@ -116,7 +116,9 @@ class DensePredictions:
         if self.quality_kind not in QUALITY_KINDS:
             raise ValueError(f"quality_kind {self.quality_kind!r}: expected one of {QUALITY_KINDS}")
         if (self.quality is None) != (self.quality_kind == "none"):
-            raise ValueError(f"quality_kind {self.quality_kind!r} does not fit quality={self.quality}")
+            raise ValueError(
+                f"quality_kind {self.quality_kind!r} does not fit quality={self.quality}"
+            )
 
     @property
     def num_classes(self) -> int:
@@ -179,7 +181,7 @@ class HardAssignment:
     box_targets: Tensor
     """(P, 4) float32 xyxy of that GT."""
     stats: Mapping[str, Tensor] = field(default_factory=dict)
-    """Scalar tensors for the run log (mixtures that could not be fitted, GTs without positive ...)."""
+    """Scalar tensors for the run log (mixtures not fitted, GTs without positive ...)."""
 
     @property
     def num_pos(self) -> int:
@@ -227,9 +229,9 @@ class Step:
 class Assigner(Protocol):
     """The contract of every method. Implementations hold hyper-parameters only, no state."""
 
-    assignment_kind: str
+    assignment_kind: ClassVar[str]
     """``"hard"`` or ``"soft"``: which form ``assign`` returns; the head must accept it."""
-    default_scope: str
+    default_scope: ClassVar[str]
     """Scope of one switching decision unless configured: ``"gt_level"`` or ``"gt"``."""
 
     def candidates(self, priors: Priors, gts: GroundTruths) -> Candidates:

@@ -1,0 +1,296 @@
+"""Probabilistic anchor assignment: which priors of each GT are positive, judged by predictions.
+
+Candidates come from anchor-GT overlap, costs from one network's predictions, and a Gaussian mixture
+fitted to each GT's lowest costs separates positives from negatives. LAD and CoLAD use the same
+three steps with another network's costs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from assigners.boxes import aligned_giou, pairwise_iou
+from assigners.focal import focal_cost
+from assigners.mixture import fit_mixture
+from assigners.types import (
+    Candidates,
+    CostTable,
+    DensePredictions,
+    GroundTruths,
+    HardAssignment,
+    Priors,
+    Step,
+)
+
+SINGLE_CANDIDATE_RULES = ("drop", "keep")
+_MAX_OVERLAPS = 1 << 26  # elements of one overlap block: 256 MiB per float32 temporary
+_DENSITY_TIE = 1e-9  # log-densities closer than this are rounding noise of one tie
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bags:
+    """Per GT its lowest-cost candidates of each level, ascending by cost, padded to one length."""
+
+    cost: Tensor
+    """(G, K) float32; +inf where padded. K = top-k times levels."""
+    row: Tensor
+    """(G, K) int64 candidate row; -1 where padded."""
+    mask: Tensor
+    """(G, K) bool."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PAAAssigner:
+    """Hyper-parameters of PAA's assignment.
+
+    Source:
+        PAA, sec. 3.1-3.2 and fig. 3(c); LAD, sec. 3.2. Reference code differs from the papers, and
+        we follow the code: GIoU with weight 1.3 and focal loss over all classes in the cost,
+        low-quality matches besides IoU >= 0.1, the nine lowest costs of each level, and a cut at
+        the density mode of component 0 rather than at its mean.
+    """
+
+    assignment_kind: ClassVar[str] = "hard"
+    default_scope: ClassVar[str] = "gt_level"
+
+    topk: int = 9
+    """Lowest-cost candidates of each GT and level that enter the mixture."""
+    iou_threshold: float = 0.1
+    """An anchor whose best IoU reaches this is a candidate of that GT."""
+    reg_weight: float = 1.3
+    """Weight of 1 - GIoU in the cost."""
+    alpha: float = 0.25
+    """Focal loss: weight of the positive term."""
+    gamma: float = 2.0
+    """Focal loss: exponent of the modulating factor."""
+    single_candidate: str = "drop"
+    """A GT's only candidate: ``"drop"`` makes it negative (LAD, CoLAD), ``"keep"`` positive."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.topk, bool) or not isinstance(self.topk, int) or self.topk < 1:
+            raise ValueError(f"PAA: topk must be an integer >= 1, got {self.topk!r}")
+        if not 0 < self.iou_threshold <= 1:
+            raise ValueError(f"PAA: iou_threshold must be in (0, 1], got {self.iou_threshold!r}")
+        if not (0 <= self.reg_weight < math.inf):
+            raise ValueError(f"PAA: reg_weight must be finite and >= 0, got {self.reg_weight!r}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"PAA: alpha must be in [0, 1], got {self.alpha!r}")
+        if not (0 <= self.gamma < math.inf):
+            raise ValueError(f"PAA: gamma must be finite and >= 0, got {self.gamma!r}")
+        if self.single_candidate not in SINGLE_CANDIDATE_RULES:
+            raise ValueError(
+                f"PAA: single_candidate must be one of {SINGLE_CANDIDATE_RULES}, "
+                f"got {self.single_candidate!r}"
+            )
+
+    def candidates(self, priors: Priors, gts: GroundTruths) -> Candidates:
+        """Anchors that overlap a GT, each belonging to one GT; rows sorted by (gt, prior).
+
+        An anchor goes to the GT it overlaps most (lowest index on ties) if that IoU reaches
+        ``iou_threshold``. Then every anchor that attains a GT's largest IoU goes to that GT, all
+        ties included, later GTs overwriting earlier ones. Costs one synchronisation.
+
+        Raises:
+            ValueError: the priors have no anchor boxes.
+        """
+        if priors.boxes is None:
+            raise ValueError("PAA matches anchors with GTs, but priors.boxes is None")
+        owner = _match(priors.boxes.float(), priors.valid, gts, self.iou_threshold)  # (B, A)
+        image, prior = (owner >= 0).nonzero(as_tuple=True)
+        gt = owner[image, prior]
+        order = gt.argsort(stable=True)
+        image, prior, gt = image[order], prior[order], gt[order]
+        return Candidates(image=image, gt=gt, prior=prior, level=priors.level[prior])
+
+    def costs(
+        self, predictions: DensePredictions, candidates: Candidates, gts: GroundTruths
+    ) -> CostTable:
+        """Classification plus localisation loss of each candidate, detached.
+
+        Returns:
+            A table without columns; cost = focal loss over all classes + reg_weight (1 - GIoU).
+
+        Source:
+            LAD, eq. 2, with the released code's GIoU and weight.
+        """
+        cls = predictions.cls.detach()[candidates.image, candidates.prior].float()
+        boxes = predictions.boxes.detach()[candidates.image, candidates.prior].float()
+        classification = focal_cost(
+            cls,
+            gts.labels[candidates.gt],
+            is_prob=predictions.cls_is_prob,
+            alpha=self.alpha,
+            gamma=self.gamma,
+        )
+        gap = 1 - aligned_giou(boxes, gts.boxes[candidates.gt])
+        return CostTable(cost=self.reg_weight * gap + classification)
+
+    def assign(
+        self,
+        table: CostTable,
+        candidates: Candidates,
+        priors: Priors,
+        gts: GroundTruths,
+        *,
+        num_classes: int,
+        step: Step | None = None,
+        live: CostTable | None = None,
+    ) -> HardAssignment:
+        """Positives of each GT: component 0 of its mixture, up to the density mode.
+
+        ``step`` and ``live`` are not used. Ties of cost go to the lower prior index, ties of
+        density to the lower cost. Shapes depend on G, top-k and levels only; synchronises once for
+        the positives and once per few iterations of the fit.
+
+        Returns:
+            Labels over all valid priors; statistics ``gmm_failed`` (mixtures that could not be
+            fitted), ``gt_without_positive`` and ``gt_single_candidate``.
+
+        Source:
+            PAA, sec. 3.2, fig. 3(c); LAD, sec. 3.2.
+        """
+        cost = table.cost.detach().float()
+        bags = build_bags(cost, candidates, gts.num_gts, len(priors.level_sizes), self.topk)
+        positive, failed = self._select(bags)
+        count = bags.mask.sum(-1)
+        stats = {
+            "gmm_failed": failed.sum(),
+            "gt_without_positive": (~positive.any(-1)).sum(),
+            "gt_single_candidate": (count == 1).sum(),
+        }
+        return _hard_assignment(
+            bags.row[positive], candidates, priors, gts, num_classes=num_classes, stats=stats
+        )
+
+    def _select(self, bags: Bags) -> tuple[Tensor, Tensor]:
+        """(G, K) bool positives among the bag members, and (G,) bool bags whose fit failed."""
+        mixture = fit_mixture(bags.cost, bags.mask)
+        members = bags.mask & mixture.fitted[:, None]
+        sample = torch.where(members, bags.cost, 0.0)
+        per_component, density = mixture.log_density(sample)
+        low = members & (per_component[:, 0] >= per_component[:, 1])
+        density = torch.where(low, density, -math.inf)
+        is_mode = low & (density >= density.amax(-1, keepdim=True) - _DENSITY_TIE)
+        # Everything of component 0 before the first mode, and the mode itself.
+        before_mode = is_mode.long().cumsum(-1) - is_mode.long() == 0
+        positive = low & before_mode
+        count = bags.mask.sum(-1)
+        if self.single_candidate == "keep":
+            positive = positive | (bags.mask & (count == 1)[:, None])
+        return positive, (count >= 2) & ~mixture.fitted
+
+
+def _match(anchors: Tensor, valid: Tensor, gts: GroundTruths, threshold: float) -> Tensor:
+    """(B, A) int64 owning GT over the batch, -1 for none; anchors (A, 4), valid (B, A) bool."""
+    owner = torch.full(valid.shape, -1, dtype=torch.int64, device=valid.device)
+    most = max(gts.counts, default=0)
+    if most == 0 or anchors.shape[0] == 0:
+        return owner
+    # Images share one padded (images, most, A) block; large batches are split to bound memory.
+    per_block = max(1, _MAX_OVERLAPS // (most * anchors.shape[0]))
+    first = 0
+    for start in range(0, len(gts.counts), per_block):
+        counts = gts.counts[start : start + per_block]
+        boxes = gts.boxes.new_zeros(len(counts), most, 4, dtype=torch.float32)
+        exists = torch.zeros(len(counts), most, dtype=torch.bool)
+        for image, count in enumerate(counts):
+            exists[image, :count] = True
+            boxes[image, :count] = gts.boxes[first : first + count]
+            first += count
+        index = exists.flatten().cumsum(0).view(exists.shape) - 1 + (first - sum(counts))
+        owner[start : start + per_block] = _match_block(
+            anchors,
+            valid[start : start + per_block],
+            boxes,
+            exists.to(valid.device),
+            index.to(valid.device),
+            threshold,
+        )
+    return owner
+
+
+def _match_block(
+    anchors: Tensor, valid: Tensor, boxes: Tensor, exists: Tensor, index: Tensor, threshold: float
+) -> Tensor:
+    """Owners in one block of images.
+
+    Args:
+        anchors: (A, 4) xyxy.
+        valid: (b, A) bool.
+        boxes: (b, M, 4) xyxy GTs, zero-padded.
+        exists: (b, M) bool, False for padding.
+        index: (b, M) int64 GT index over the batch.
+
+    Returns:
+        (b, A) int64, -1 for none.
+    """
+    allowed = exists[:, :, None] & valid[:, None, :]  # (b, M, A)
+    iou = torch.where(allowed, pairwise_iou(boxes, anchors), -1.0)
+    best, best_slot = iou.max(dim=1)  # (b, A); the first of equal maxima
+    owner = torch.where(best >= threshold, index.gather(1, best_slot), -1)
+    attains = allowed & (iou == iou.amax(dim=2, keepdim=True))
+    # GT indices grow with the slot, so the largest index is the last GT to overwrite.
+    overwriting = torch.where(attains, index[:, :, None], -1).amax(dim=1)
+    return torch.where(overwriting >= 0, overwriting, owner)
+
+
+def build_bags(
+    cost: Tensor, candidates: Candidates, num_gts: int, num_levels: int, topk: int
+) -> Bags:
+    """The ``topk`` lowest costs of each (GT, level), merged per GT in ascending order.
+
+    Equal costs keep the order of the rows, i.e. the lower prior index goes first.
+
+    Args:
+        cost: (N,) float32, aligned with ``candidates``.
+
+    Returns:
+        Bags of shape (G, topk * num_levels), without synchronisation.
+    """
+    width = topk * num_levels
+    bag_cost = cost.new_full((num_gts * width + 1,), math.inf)
+    bag_row = torch.full_like(bag_cost, -1, dtype=torch.int64)
+    group = candidates.gt * num_levels + candidates.level  # non-decreasing over the rows
+    by_cost = cost.argsort(stable=True)
+    order = by_cost[group[by_cost].argsort(stable=True)]  # by (group, cost, prior)
+    # Rows are sorted by group already, so position n of the new order is in group[n] as well.
+    first = torch.searchsorted(group, group)
+    rank = torch.arange(len(group), device=group.device) - first
+    # Slot = (gt, level, rank); what does not fit goes to the spare slot at the end.
+    slot = torch.where(rank < topk, group * topk + rank, num_gts * width)
+    bag_cost[slot] = cost[order]
+    bag_row[slot] = order
+    bag_cost, bag_row = bag_cost[:-1].view(num_gts, width), bag_row[:-1].view(num_gts, width)
+    by_cost = torch.where(bag_row >= 0, bag_cost, math.inf).argsort(dim=-1, stable=True)
+    bag_row = bag_row.gather(1, by_cost)
+    return Bags(cost=bag_cost.gather(1, by_cost), row=bag_row, mask=bag_row >= 0)
+
+
+def _hard_assignment(
+    rows: Tensor,
+    candidates: Candidates,
+    priors: Priors,
+    gts: GroundTruths,
+    *,
+    num_classes: int,
+    stats: dict[str, Tensor],
+) -> HardAssignment:
+    """The assignment whose positives are the given (P,) candidate rows."""
+    flat = candidates.image[rows] * priors.num_priors + candidates.prior[rows]
+    flat, order = flat.sort()  # a prior has one GT, so flat indices are unique
+    gt = candidates.gt[rows[order]]
+    labels = torch.full_like(priors.valid, num_classes, dtype=torch.int64)
+    labels.view(-1)[flat] = gts.labels[gt]
+    return HardAssignment(
+        labels=labels,
+        label_weights=priors.valid.float(),
+        pos_inds=flat,
+        pos_gt=gt,
+        box_targets=gts.boxes[gt].float(),
+        stats=stats,
+    )

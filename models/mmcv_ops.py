@@ -7,10 +7,12 @@ in plain PyTorch and for any device, the operators that dense detectors call; an
 can be looked up but raises when it is called. Where the compiled operators exist, nothing is
 replaced.
 
-The call signatures are those of mmcv's own wrappers (``mmcv/ops/*.py``): results are written into
-tensors that the caller allocated.
+Names and order of the arguments are those that mmcv's own wrappers (``mmcv/ops/*.py``, the same in
+mmcv 2.1 and onedl-mmcv 2.3) call with: results are written into tensors that the caller allocated,
+and the scratch buffers of the compiled operators are taken but not used.
 """
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -23,13 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models import mmcv_deform_conv
+
 logger = logging.getLogger(__name__)
 
 EXTENSION = "mmcv._ext"
 HOW_TO_BUILD = (
-    "Build mmcv with its operators (needs a C++ compiler, and nvcc for CUDA): "
-    "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary onedl-mmcv "
-    '--force-reinstall --no-deps "onedl-mmcv>=2.3.6,<2.4"'
+    "Build mmcv with its operators (needs a C++ compiler, and nvcc for CUDA): MMCV_WITH_OPS=1 pip "
+    "install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "
+    '--no-binary onedl-mmcv "onedl-mmcv>=2.3.6,<2.4"'
 )
 _NMS_BLOCK = 512
 """Boxes decided together; bounds the IoU matrix to 512 x N floats (20 MB for 10,000 boxes)."""
@@ -55,12 +59,17 @@ def install() -> None:
     search_locations = mmcv_spec.submodule_search_locations
     if importlib.machinery.PathFinder.find_spec(EXTENSION, search_locations) is not None:
         return
+    sys.modules[EXTENSION] = build_stand_in()
+    logger.info("mmcv has no compiled operators; the stand-in in plain PyTorch is used")
+
+
+def build_stand_in() -> ModuleType:
+    """The module that :func:`install` puts in place, without putting it there."""
     loader = _StandInLoader()
     spec = importlib.machinery.ModuleSpec(EXTENSION, loader, origin="stand-in of models.mmcv_ops")
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)
-    sys.modules[EXTENSION] = module
-    logger.info("mmcv has no compiled operators; the stand-in in plain PyTorch is used")
+    return module
 
 
 def is_stand_in() -> bool:
@@ -73,9 +82,33 @@ class _StandInLoader(importlib.abc.Loader):
     """Fills the module. mmcv and mmengine ask for its spec and loader to tell whether it exists."""
 
     def exec_module(self, module: ModuleType) -> None:
-        for operator in _SUPPLIED:
-            setattr(module, operator.__name__, operator)
+        for operator in (
+            nms,
+            softnms,
+            sigmoid_focal_loss_forward,
+            sigmoid_focal_loss_backward,
+            mmcv_deform_conv.deform_conv_forward,
+            mmcv_deform_conv.deform_conv_backward_input,
+            mmcv_deform_conv.deform_conv_backward_parameters,
+            mmcv_deform_conv.modulated_deform_conv_forward,
+            mmcv_deform_conv.modulated_deform_conv_backward,
+        ):
+            setattr(module, operator.__name__, _like_compiled(operator))
+        # Printed by mmcv when it lists the environment.
+        module.get_compiler_version = lambda: "none"  # type: ignore[attr-defined]
+        module.get_compiling_cuda_version = lambda: "none"  # type: ignore[attr-defined]
         module.__getattr__ = _unsupplied  # type: ignore[method-assign]
+
+
+def _like_compiled(operator: Callable) -> Callable:
+    """Hides an operator from autograd and autocast, as a compiled one is hidden from them."""
+
+    @functools.wraps(operator)
+    def hidden(input: Tensor, *args, **kwargs):
+        with torch.no_grad(), torch.autocast(input.device.type, enabled=False):
+            return operator(input, *args, **kwargs)
+
+    return hidden
 
 
 def _unsupplied(name: str) -> Callable[..., None]:
@@ -90,16 +123,6 @@ def _unsupplied(name: str) -> Callable[..., None]:
         )
 
     return raise_not_compiled
-
-
-def get_compiler_version() -> str:
-    """What mmcv prints as its compiler when it lists the environment."""
-    return "none (operators in plain PyTorch)"
-
-
-def get_compiling_cuda_version() -> str:
-    """What mmcv prints as its CUDA version when it lists the environment."""
-    return "none (operators in plain PyTorch)"
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
@@ -136,6 +159,50 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torch.cat(kept) if kept else order
 
 
+def softnms(
+    boxes: Tensor,
+    scores: Tensor,
+    dets: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    method: int,
+    offset: int,
+) -> Tensor:
+    """Soft-NMS: instead of dropping the boxes that overlap a kept one, lowers their scores.
+
+    Args:
+        boxes: (N, 4), xyxy.
+        scores: (N,).
+        dets: (N, 5), receives the K kept boxes with their scores at the time they were chosen.
+        iou_threshold: IoU from which methods 0 and 1 act.
+        sigma: width of method 2.
+        min_score: a box whose score was lowered below it is dropped.
+        method: 0 to zero the score, 1 to multiply it by 1 - IoU, 2 by exp(-IoU^2 / sigma).
+        offset: 1 where x2, y2 are inclusive pixel indices, else 0.
+
+    Returns:
+        (K,) int64, indices of the kept boxes in the order chosen.
+    """
+    boxes, scores = boxes.to(_compute_dtype(boxes)), scores.to(_compute_dtype(scores))
+    remaining = torch.arange(len(boxes), device=boxes.device)
+    kept: list[Tensor] = []
+    while remaining.numel():
+        best = scores.argmax()  # the first of equal ones
+        dets[len(kept)] = torch.cat((boxes[best], scores[best, None]))
+        kept.append(remaining[best])
+        iou = _compute_iou(boxes[best, None], boxes, offset)[0]
+        if method == 2:
+            scores = scores * torch.exp(-(iou * iou) / sigma)
+        else:
+            lowered = scores * (1 - iou) if method == 1 else torch.zeros_like(scores)
+            scores = torch.where(iou >= iou_threshold, lowered, scores)
+        survives = ~(scores < min_score)
+        survives[best] = False
+        remaining, boxes, scores = remaining[survives], boxes[survives], scores[survives]
+    return torch.stack(kept) if kept else remaining
+
+
 def _greedy_keep(overlaps: Tensor) -> Tensor:
     """Which of M boxes, sorted by score, survive each other.
 
@@ -159,8 +226,8 @@ def _greedy_keep(overlaps: Tensor) -> Tensor:
 
 def _compute_iou(boxes: Tensor, others: Tensor, offset: int) -> Tensor:
     """(M, 4) and (N, 4) xyxy -> (M, N). Two empty boxes give NaN, which exceeds no threshold."""
-    x1, y1, x2, y2 = boxes.T[:, :, None]  # (M, 1) each
-    other_x1, other_y1, other_x2, other_y2 = others.T[:, None]  # (1, N) each
+    x1, y1, x2, y2 = boxes.T.contiguous()[:, :, None]  # (M, 1) each
+    other_x1, other_y1, other_x2, other_y2 = others.T.contiguous()[:, None]  # (1, N) each
     width = torch.minimum(x2, other_x2).sub_(torch.maximum(x1, other_x1)).add_(offset).clamp_(min=0)
     height = torch.minimum(y2, other_y2).sub_(torch.maximum(y1, other_y1)).add_(offset)
     intersection = width.mul_(height.clamp_(min=0))  # (M, N)
@@ -212,12 +279,3 @@ def _select_by_target(positive: Tensor, negative: Tensor, target: Tensor, weight
     classes = torch.arange(positive.size(1), device=target.device)
     selected = torch.where(target[:, None] == classes, positive, negative)
     return selected * weight[target][:, None] if weight.numel() else selected
-
-
-_SUPPLIED: tuple[Callable, ...] = (
-    nms,
-    sigmoid_focal_loss_forward,
-    sigmoid_focal_loss_backward,
-    get_compiler_version,
-    get_compiling_cuda_version,
-)

@@ -1,0 +1,339 @@
+"""From a network's configuration to a detector with weights, its optimizer and its schedules."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.config import NetworkConfig, TrainConfig, to_plain
+from orchestrator.errors import CheckpointError, ConfigError, ModelError
+
+DOWNLOAD_SCHEMES = ("torchvision://", "open-mmlab://", "openmmlab://", "http://", "https://")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridDescription:
+    """What must agree between networks whose costs are compared."""
+
+    strides: tuple[int, ...]
+    priors_per_location: int
+    num_classes: int
+    pad_size_divisor: int
+    anchors: str
+    """The prior generator in words: equal text means equal priors."""
+
+
+def import_custom(modules: Sequence[str]) -> None:
+    """Import the user's modules, and ours, so that their heads and transforms are registered.
+
+    Raises:
+        ConfigError: a module cannot be imported.
+    """
+    for module in ("models", *modules):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"custom_imports: cannot import {module!r}: {error}") from error
+
+
+def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[str, Any]:
+    """The full mmdet ``model`` dict of a network: base, overrides, our head, the data's classes.
+
+    Raises:
+        ConfigError: unknown preset, unreadable mmdet config, or a class count that contradicts the
+            data.
+    """
+    from mmengine.config import Config, ConfigDict
+
+    from models.co_head import co_head_type
+
+    base = _base_model(name, config)
+    overrides = copy.deepcopy(config.model)
+    try:
+        model = to_plain(Config._merge_a_into_b(ConfigDict(overrides), ConfigDict(base)))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"networks.{name}.model: {error}") from error
+    head = model.get("bbox_head")
+    if not isinstance(head, dict):
+        raise ConfigError(
+            f"networks.{name}.model of type {model.get('type')!r} has no bbox_head: only dense "
+            "single-stage detectors can take part"
+        )
+    explicit = config.model.get("bbox_head", {}).get("num_classes")
+    if explicit is not None and explicit != num_classes:
+        raise ConfigError(
+            f"networks.{name}.model.bbox_head.num_classes = {explicit} but the data has "
+            f"{num_classes} classes: remove the field (it follows the data) or set data.classes"
+        )
+    head["num_classes"] = num_classes
+    head["type"] = co_head_type(head["type"])
+    return model
+
+
+def _base_model(name: str, config: NetworkConfig) -> dict[str, Any]:
+    from mmengine.config import Config
+
+    from models.presets import PRESETS
+
+    if config.preset is not None:
+        if config.preset not in PRESETS:
+            raise ConfigError(
+                f"networks.{name}.preset = {config.preset!r}: expected one of {', '.join(PRESETS)}"
+            )
+        return to_plain(PRESETS[config.preset]())
+    if config.config is None:
+        return {}
+    try:
+        path = _mmdet_config_path(config.config)
+        loaded = Config.fromfile(path, import_custom_modules=False)
+        return to_plain(loaded.model)
+    except Exception as error:  # an mmdet config is a program: whatever it raises is its error
+        raise ConfigError(
+            f"networks.{name}.config = {config.config!r}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _mmdet_config_path(reference: str) -> str:
+    """``mmdet::paa/x.py`` as a path inside the installed mmdet; anything else unchanged."""
+    package, separator, relative = reference.partition("::")
+    if not separator:
+        return reference
+    module = importlib.import_module(package)
+    assert module.__file__ is not None
+    return str(Path(module.__file__).parent / ".mim" / "configs" / relative)
+
+
+def build_detector(
+    name: str, config: NetworkConfig, num_classes: int, seed: int
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a detector with its initial weights on the CPU.
+
+    Args:
+        name: the network's name; together with ``seed`` it decides random weights.
+        config: the network's fields.
+        num_classes: classes of the data.
+        seed: the run's seed.
+
+    Returns:
+        The mmdet detector and the ``model`` dict it was built from.
+
+    Raises:
+        ConfigError, ModelError, CheckpointError: naming the field to change.
+    """
+    from mmdet.registry import MODELS
+    from mmdet.utils import register_all_modules
+
+    import_custom(())
+    register_all_modules(init_default_scope=True)
+    model = resolve_model(name, config, num_classes)
+    _check_preprocessor(name, model)
+    backbone_weights = _take_pretrained(name, config, model)
+    torch.manual_seed(network_seed(seed, name))
+    try:
+        detector = MODELS.build(copy.deepcopy(model))
+    except Exception as error:  # mmdet's constructors raise anything for bad fields
+        raise ModelError(
+            f"networks.{name}.model does not build: {type(error).__name__}: {error}"
+        ) from error
+    detector.init_weights()
+    _load_weights(name, config, detector, backbone_weights)
+    return detector, model
+
+
+def network_seed(seed: int, name: str, rank: int = 0) -> int:
+    """A seed of its own for each (run seed, network, rank)."""
+    import numpy as np
+
+    words = [seed, rank, *name.encode()]
+    return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _check_preprocessor(name: str, model: Mapping[str, Any]) -> None:
+    preprocessor = model.get("data_preprocessor") or {}
+    field = f"networks.{name}.model.data_preprocessor"
+    if preprocessor.get("batch_augments"):
+        raise ConfigError(
+            f"{field}.batch_augments is set: all networks must see the same pixels, so augmentation "
+            "belongs to data.train_pipeline"
+        )
+    if preprocessor.get("type") != "DetDataPreprocessor":
+        raise ConfigError(
+            f"{field}.type = {preprocessor.get('type')!r}: expected 'DetDataPreprocessor' (others "
+            "may change images between networks)"
+        )
+
+
+def _init_cfgs(model: Any) -> Iterator[dict[str, Any]]:
+    """Every dict of ``model`` that holds an ``init_cfg`` of type Pretrained."""
+    if isinstance(model, dict):
+        init = model.get("init_cfg")
+        if isinstance(init, dict) and init.get("type") == "Pretrained":
+            yield model
+        for value in model.values():
+            yield from _init_cfgs(value)
+    elif isinstance(model, (list, tuple)):
+        for value in model:
+            yield from _init_cfgs(value)
+
+
+def _take_pretrained(name: str, config: NetworkConfig, model: dict[str, Any]) -> str | None:
+    """Remove Pretrained init_cfgs from ``model``; return the backbone weights to load, if any.
+
+    mmengine would load them itself, and execute a pickle doing so; we load them safely instead.
+    """
+    named = None
+    for owner in list(_init_cfgs(model)):
+        init = owner.pop("init_cfg")
+        if owner is model.get("backbone"):
+            named = init.get("checkpoint")
+    if config.checkpoint is not None or config.pretrained in (None, "none"):
+        return None
+    path = named if config.pretrained == "auto" else config.pretrained
+    if path is None:
+        return None
+    field = f"networks.{name}.pretrained"
+    if path.startswith(DOWNLOAD_SCHEMES):
+        raise ModelError(
+            f"networks.{name}: the backbone's weights {path!r} would need a download; nothing is "
+            f"downloaded here. Set {field} to the path of that file, or to none for random weights"
+        )
+    if not Path(path).is_file():
+        raise CheckpointError(f"{field} = {path!r}: no such file")
+    return path
+
+
+def _load_weights(
+    name: str, config: NetworkConfig, detector: nn.Module, backbone_weights: str | None
+) -> None:
+    from orchestrator.weights import load_into, load_weights, state_dict_of
+
+    if config.checkpoint is not None:
+        state = state_dict_of(load_weights(config.checkpoint))
+        what = f"networks.{name}.checkpoint = {config.checkpoint!r}"
+        load_into(detector, state, what=what)
+    elif backbone_weights is not None:
+        state = state_dict_of(load_weights(backbone_weights))
+        backbone = detector.get_submodule("backbone")
+        if any(key.startswith("backbone.") for key in state):
+            state = {k[9:]: v for k, v in state.items() if k.startswith("backbone.")}
+        known = backbone.state_dict()
+        state = {key: value for key, value in state.items() if key in known}  # not the classifier
+        load_into(backbone, state, what=f"networks.{name}.pretrained = {backbone_weights!r}")
+
+
+def describe_grid(name: str, detector: nn.Module, model: Mapping[str, Any]) -> GridDescription:
+    """Describe the prior grid of a built detector.
+
+    Raises:
+        ModelError: several priors per location, or a head without prior generator.
+    """
+    head: Any = detector.get_submodule("bbox_head")
+    generator = getattr(head, "prior_generator", None)
+    if generator is None:
+        raise ModelError(f"networks.{name}: head {type(head).__name__} has no prior generator")
+    per_location = set(generator.num_base_priors)
+    if per_location != {1}:
+        raise ModelError(
+            f"networks.{name}: {sorted(per_location)} priors per location; co-training compares one "
+            "prior per location (set scales_per_octave=1 and one ratio)"
+        )
+    strides = tuple(int(s[0] if isinstance(s, (tuple, list)) else s) for s in generator.strides)
+    return GridDescription(
+        strides=strides,
+        priors_per_location=1,
+        num_classes=int(head.num_classes),
+        pad_size_divisor=int((model.get("data_preprocessor") or {}).get("pad_size_divisor", 1)),
+        anchors=" ".join(repr(generator).split()),
+    )
+
+
+def check_compatible(grids: Mapping[str, GridDescription]) -> None:
+    """Refuse networks whose costs would not speak of the same priors.
+
+    Raises:
+        ModelError: naming the two networks, the differing property and both values.
+    """
+    (first, reference), *others = grids.items()
+    for name, grid in others:
+        for field in ("num_classes", "strides", "pad_size_divisor", "anchors"):
+            ours, theirs = getattr(grid, field), getattr(reference, field)
+            if ours != theirs:
+                raise ModelError(
+                    f"networks.{name} and networks.{first} cannot be compared: {field} is {ours} and "
+                    f"{theirs}; all networks of a run need the same"
+                )
+
+
+def build_optimizer(
+    detector: nn.Module, network: NetworkConfig, train: TrainConfig, name: str
+) -> torch.optim.Optimizer:
+    """The network's optimizer, built as mmengine does (``paramwise_cfg`` included).
+
+    Raises:
+        ConfigError: unknown optimizer or arguments.
+    """
+    from mmengine.optim import build_optim_wrapper
+
+    config = dict(
+        type="OptimWrapper",
+        optimizer=copy.deepcopy(network.optimizer or train.optimizer),
+        paramwise_cfg=copy.deepcopy(
+            train.paramwise_cfg if network.paramwise_cfg is None else network.paramwise_cfg
+        ),
+    )
+    try:
+        return build_optim_wrapper(detector, config).optimizer
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer of networks.{name}: {error}") from error
+
+
+def build_schedulers(
+    optimizer: torch.optim.Optimizer,
+    configs: Sequence[Mapping[str, Any]],
+    *,
+    iterations_per_epoch: int,
+    max_iterations: int,
+) -> list[Any]:
+    """mmengine parameter schedulers, all stepping once per iteration.
+
+    Those by epoch are converted; a missing ``total_steps`` or ``T_max`` becomes the run's length.
+
+    Raises:
+        ConfigError: unknown scheduler or arguments.
+    """
+    from mmengine.registry import PARAM_SCHEDULERS
+
+    built = []
+    for index, entry in enumerate(configs):
+        config = dict(copy.deepcopy(entry))
+        kind = config.pop("type", None)
+        field = f"train.param_scheduler[{index}]"
+        cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else None
+        if cls is None:
+            raise ConfigError(f"{field}.type = {kind!r}: not a scheduler of mmengine")
+        by_epoch = config.pop("by_epoch", True)
+        if by_epoch and kind.startswith("OneCycle"):
+            by_epoch = False  # its length is the run's; only its steps count
+        if kind.startswith("OneCycle"):
+            config.setdefault("total_steps", max_iterations)
+        if kind.startswith("Cosine"):
+            config.setdefault("T_max", max_iterations if not by_epoch else None)
+        try:
+            if by_epoch:
+                built.append(
+                    cls.build_iter_from_epoch(
+                        optimizer, epoch_length=iterations_per_epoch, by_epoch=True, **config
+                    )
+                )
+            else:
+                built.append(cls(optimizer, by_epoch=False, **config))
+        except (TypeError, ValueError, AssertionError) as error:
+            raise ConfigError(f"{field}: {error}") from error
+    return built

@@ -1,0 +1,590 @@
+"""One network (or one rank of it): forward, costs, assignment, loss, optimizer step, evaluation.
+
+``Network`` knows nothing of Ray. ``LocalNetwork`` runs it in this process and ``NetworkActor`` in a
+Ray actor; both call the same methods, so both give the same weights, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from assigners import build_assigner
+from assigners.types import (
+    Assignment,
+    Candidates,
+    CostTable,
+    DensePredictions,
+    GroundTruths,
+    HardAssignment,
+    Priors,
+    Step,
+)
+from orchestrator import exchange
+from orchestrator.batch import Batch, unpack_gts, unpack_images
+from orchestrator.building import (
+    GridDescription,
+    build_detector,
+    build_optimizer,
+    build_schedulers,
+    describe_grid,
+    import_custom,
+    network_seed,
+)
+from orchestrator.config import RunConfig
+from orchestrator.datasets import PreparedData, build_dataset
+from orchestrator.errors import ConfigError, NonFiniteLossError, ResourceError, StepOrderError
+from orchestrator.evaluation import Detections
+from orchestrator.exchange import PackedTable
+from orchestrator.prediction import predict_dataset
+from orchestrator.ranks import RankGroup
+from orchestrator.switching import Choice, SwitchRule, choose
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSpec:
+    """All that an actor needs to become one rank of a network."""
+
+    name: str
+    config: RunConfig
+    data: PreparedData
+    iterations_per_epoch: int
+    max_iterations: int
+    rank: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a learner tells the controller about one micro-batch: host numbers only."""
+
+    network: str
+    rank: int
+    losses: dict[str, float]
+    lr: float
+    num_pos: int
+    num_gts: int
+    num_images: int
+    skipped: bool
+    """Under fp16: a non-finite gradient, so the optimizer did not step."""
+    taught: dict[str, float]
+    """Share of the switch's decisions that each network won (empty in self-assignment)."""
+    stats: dict[str, float]
+    """Assigner counts (mixtures that could not be fitted, ...) and the switch's mean indicators."""
+    seconds: dict[str, float]
+    """forward, wait, exchange, assign, backward, step."""
+    payload_bytes: int
+    """Bytes of costs read from other networks."""
+    sample: dict[str, np.ndarray] | None = None
+    """Sampled pairs for ``assignments.parquet`` where this step was asked for them."""
+
+
+@dataclass(kw_only=True)
+class _Pending:
+    """What stays on the device between ``begin_step`` and ``finish_step``."""
+
+    batch: Batch
+    step: Step
+    gts: GroundTruths
+    priors: Priors
+    outs: Any
+    predictions: DensePredictions
+    candidates: Candidates
+    table: CostTable | None
+    digest: str
+    context: contextlib.ExitStack
+    """Holds DDP's ``no_sync`` from the forward to the backward pass."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    ended: float = 0.0
+
+
+class _Forward(nn.Module):
+    """Images to raw head outputs: the part of a detector that DistributedDataParallel must wrap."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, inputs: Tensor) -> Any:
+        detector: Any = self.detector
+        return detector.bbox_head(detector.extract_feat(inputs))
+
+
+class Network:
+    """One rank of a network.
+
+    Args:
+        spec: what to build.
+        group: the ranks of this network; None for one rank.
+
+    Raises:
+        ConfigError, ModelError, CheckpointError, ResourceError: before any training.
+    """
+
+    def __init__(self, spec: NetworkSpec, group: RankGroup | None = None) -> None:
+        config = spec.config
+        torch.set_num_threads(config.resources.threads)
+        import_custom(config.custom_imports)
+        self.spec, self.name, self.rank, self.group = spec, spec.name, spec.rank, group
+        self.settings = config.networks[spec.name]
+        self.learner = self.settings.learner
+        self.device = torch.device(spec.device)
+        self.assigner = _build_assigner(config.assigner)
+        self.rule = _switch_rule(config, self.assigner.default_scope)
+        self._others_read = spec.name in config.readable and len(config.networks) > 1
+        self._reads_others = config.switch.criterion != "self"
+        self._computes_costs = spec.name in config.readable or not self._reads_others
+        classes = len(spec.data.classes)
+        self.detector, self.model_config = build_detector(
+            spec.name, self.settings, classes, config.seed
+        )
+        self.grid = describe_grid(spec.name, self.detector, self.model_config)
+        self._pending: _Pending | None = None
+        self._val_dataset: Any = None
+        self._rng = _RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
+        self._place()
+
+    # -- building -------------------------------------------------------------------------------
+
+    def _place(self) -> None:
+        """Move to the device; learners get optimizer, schedules, scaler and gradient exchange."""
+        detector: Any = self.detector
+        detector.to(self.device)
+        self._head: Any = detector.bbox_head
+        self._check_head()
+        self._forward: nn.Module = _Forward(detector)
+        self._scaler = torch.amp.GradScaler(
+            self.device.type, enabled=self.spec.config.train.precision == "fp16"
+        )
+        if not self.learner:
+            detector.requires_grad_(False)
+            detector.eval()
+            return
+        detector.train()
+        train = self.spec.config.train
+        self.optimizer = build_optimizer(detector, self.settings, train, self.name)
+        self.schedulers = build_schedulers(
+            self.optimizer,
+            train.param_scheduler
+            if self.settings.param_scheduler is None
+            else self.settings.param_scheduler,
+            iterations_per_epoch=self.spec.iterations_per_epoch,
+            max_iterations=self.spec.max_iterations,
+        )
+        if self.group is not None:
+            self._forward = self.group.wrap(self._forward, self.device)
+
+    def _check_head(self) -> None:
+        accepted = getattr(self._head, "assignment_kind", None)
+        if accepted is None:
+            raise ConfigError(
+                f"networks.{self.name}: head {type(self._head).__name__} cannot train on a given "
+                "assignment; use one of our Co* heads"
+            )
+        if self.learner and accepted != self.assigner.assignment_kind:
+            raise ConfigError(
+                f"networks.{self.name}: head {type(self._head).__name__} learns from a {accepted} "
+                f"assignment but assigner {self.spec.config.assigner['type']!r} makes a "
+                f"{self.assigner.assignment_kind} one"
+            )
+
+    def describe(self) -> GridDescription:
+        """The prior grid, for comparison with the other networks."""
+        return self.grid
+
+    # -- the step -------------------------------------------------------------------------------
+
+    def begin_step(self, batch: Batch, step: Step) -> PackedTable | None:
+        """Forward pass and this network's costs.
+
+        Called by: the trainer, for all networks at once. Leaves pending (learners): predictions with
+        their autograd graph, until ``finish_step``.
+
+        Args:
+            batch: the shard's images and GTs, equal for all networks.
+            step: where training stands.
+
+        Returns:
+            The costs for the other networks, or None where nobody reads them.
+
+        Raises:
+            StepOrderError: the previous step of this learner was not finished.
+        """
+        if self._pending is not None:
+            raise StepOrderError(
+                f"network {self.name!r}: begin_step for batch {batch.batch_id} before finish_step of "
+                f"batch {self._pending.batch.batch_id}"
+            )
+        started = time.perf_counter()
+        with self._rng.active():
+            pending = self._run_forward(batch, step)
+        pending.seconds["forward"] = time.perf_counter() - started
+        packed = self._pack(pending) if self._others_read else None
+        pending.ended = time.perf_counter()
+        if self.learner:
+            self._pending = pending
+        return packed
+
+    def _run_forward(self, batch: Batch, step: Step) -> _Pending:
+        gts = unpack_gts(batch, self.device)
+        context = contextlib.ExitStack()
+        if self.group is not None and self.learner and not step.synchronise:
+            context.enter_context(self.group.no_sync(self._forward))
+        with torch.set_grad_enabled(self.learner):
+            inputs, metas = self._preprocess(batch)
+            with self._autocast():
+                outs = self._forward(inputs)
+            sizes = [level.shape[-2:] for level in outs[0]]
+            priors = self._head.build_priors(sizes, metas, self.device)
+            predictions = self._head.dense_predictions(outs, priors)
+            with torch.no_grad():
+                candidates = self.assigner.candidates(priors, gts)
+            table = None
+            if self._computes_costs:
+                table = self.assigner.costs(predictions, candidates, gts)
+        digest = exchange.candidates_digest(candidates) if self._reads_others else ""
+        return _Pending(
+            batch=batch,
+            step=step,
+            gts=gts,
+            priors=priors,
+            outs=outs,
+            predictions=predictions,
+            candidates=candidates,
+            table=table,
+            digest=digest,
+            context=context,
+        )
+
+    def _preprocess(self, batch: Batch) -> tuple[Tensor, list[dict[str, Any]]]:
+        """Normalised, padded images (B, 3, H, W) and mmdet's image metas."""
+        from mmdet.structures import DetDataSample
+
+        samples = [DetDataSample(metainfo=dict(meta)) for meta in batch.metas]
+        preprocessor: Any = self.detector.get_submodule("data_preprocessor")
+        data = dict(inputs=unpack_images(batch), data_samples=samples)
+        processed = preprocessor(data, training=True)
+        return processed["inputs"], [s.metainfo for s in processed["data_samples"]]
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = AUTOCAST.get(self.spec.config.train.precision)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+    def _pack(self, pending: _Pending) -> PackedTable:
+        assert pending.table is not None
+        return exchange.pack(
+            pending.table,
+            network=self.name,
+            batch_id=pending.batch.batch_id,
+            digest=pending.digest,
+        )
+
+    def finish_step(
+        self, tables: Sequence[PackedTable], *, want_sample: bool = False
+    ) -> StepResult:
+        """Choose a teacher, assign, learn.
+
+        Called by: the trainer, for learners only. Waits for: ``begin_step`` of every network whose
+        table is in ``tables`` (Ray resolves them first).
+
+        Args:
+            tables: costs of the *other* networks that this one reads.
+            want_sample: also return sampled pairs for the run log.
+
+        Raises:
+            StepOrderError: no step was begun.
+            CandidateMismatchError, NonFiniteCostError: a table does not fit or is not finite.
+            NonFiniteLossError: the loss is not finite; the weights are untouched.
+        """
+        started = time.perf_counter()
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise StepOrderError(f"network {self.name!r}: finish_step without begin_step")
+        seconds = pending.seconds
+        seconds["wait"] = started - pending.ended
+        with self._rng.active(), pending.context:
+            choice, chosen = self._choose(pending, tables)
+            marked = time.perf_counter()
+            seconds["exchange"] = marked - started
+            assignment = self._assign(pending, chosen)
+            losses = self._head.loss_from_assignment(
+                pending.predictions,
+                pending.outs,
+                assignment,
+                pending.priors,
+                pending.gts,
+                taught=self._reads_others,
+            )
+            now = time.perf_counter()
+            seconds["assign"] = now - marked
+            total = sum(losses.values())
+            self._scaler.scale(total / pending.step.accumulate).backward()  # type: ignore[union-attr]
+            values = self._finite_losses(losses, pending)
+            seconds["backward"] = time.perf_counter() - now
+            now = time.perf_counter()
+            skipped = pending.step.synchronise and not self._optimizer_step()
+            seconds["step"] = time.perf_counter() - now
+        return StepResult(
+            network=self.name,
+            rank=self.rank,
+            losses=values,
+            lr=self.optimizer.param_groups[0]["lr"],
+            num_pos=assignment.num_pos if isinstance(assignment, HardAssignment) else 0,
+            num_gts=pending.gts.num_gts,
+            num_images=pending.gts.num_images,
+            skipped=skipped,
+            taught={} if choice is None else dict(choice.shares),
+            stats={key: float(value) for key, value in self._stats(assignment, choice).items()},
+            seconds=seconds,
+            payload_bytes=sum(table.payload_bytes for table in tables),
+            sample=self._sample(pending, choice, tables, assignment) if want_sample else None,
+        )
+
+    def _choose(
+        self, pending: _Pending, tables: Sequence[PackedTable]
+    ) -> tuple[Choice | None, CostTable]:
+        """The chosen rows; every learner computes the same choice from the same tables."""
+        batch_id, image_ids = pending.batch.batch_id, pending.batch.image_ids
+        if not self._reads_others:
+            assert pending.table is not None
+            return None, pending.table
+        by_name: dict[str, CostTable] = {}
+        for packed in tables:
+            exchange.check(
+                packed,
+                reader=self.name,
+                batch_id=batch_id,
+                digest=pending.digest,
+                image_ids=image_ids,
+            )
+            by_name[packed.network] = exchange.unpack(packed, self.device)
+        if pending.table is not None and self.name in self.spec.config.readable:
+            own = pending.table.detach()
+            finite = bool(torch.isfinite(own.cost).all())
+            exchange.check_finite("cost", finite, self.name, batch_id, image_ids)
+            by_name[self.name] = own
+        ordered = {name: by_name[name] for name in self.spec.config.readable}
+        with torch.no_grad():
+            choice = choose(
+                ordered,
+                pending.candidates,
+                num_gts=pending.gts.num_gts,
+                num_images=pending.gts.num_images,
+                num_levels=len(pending.priors.level_sizes),
+                rule=self.rule,
+                reducer=self.group,
+            )
+        return choice, choice.table
+
+    def _assign(self, pending: _Pending, chosen: CostTable) -> Assignment:
+        return self.assigner.assign(
+            chosen,
+            pending.candidates,
+            pending.priors,
+            pending.gts,
+            num_classes=pending.predictions.num_classes,
+            step=pending.step,
+            live=pending.table,
+        )
+
+    def _finite_losses(self, losses: Mapping[str, Tensor], pending: _Pending) -> dict[str, float]:
+        """Losses as numbers (one synchronisation, after the backward pass was issued).
+
+        Raises:
+            NonFiniteLossError: before the optimizer sees the gradients.
+        """
+        numbers = torch.stack([value.detach().float() for value in losses.values()]).tolist()
+        values = dict(zip(losses, numbers))
+        bad = {name: value for name, value in values.items() if not np.isfinite(value)}
+        if bad:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteLossError(
+                f"network {self.name!r}, iteration {pending.step.iteration}: "
+                f"{', '.join(f'{name} = {value}' for name, value in bad.items())} on images "
+                f"{pending.batch.image_ids} (batch {pending.batch.batch_id}); the weights are "
+                "untouched. Lower train.optimizer.lr, set train.clip_grad, or look at these images"
+            )
+        return values
+
+    def _optimizer_step(self) -> bool:
+        """Clip, step, advance the schedules. False where fp16 skipped a non-finite gradient."""
+        self._scaler.unscale_(self.optimizer)
+        limit = self.spec.config.train.clip_grad
+        if limit is not None:
+            parameters = [p for p in self.detector.parameters() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(parameters, limit)
+        scale = self._scaler.get_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        return self._scaler.get_scale() >= scale
+
+    @staticmethod
+    def _stats(assignment: Assignment, choice: Choice | None) -> dict[str, Any]:
+        stats = dict(assignment.stats)
+        if choice is not None:
+            stats.update({f"indicator_{name}": v for name, v in choice.indicators.items()})
+        return stats
+
+    def _sample(
+        self,
+        pending: _Pending,
+        choice: Choice | None,
+        tables: Sequence[PackedTable],
+        assignment: Assignment,
+    ) -> dict[str, np.ndarray]:
+        """The pairs of the batch's first image: who is candidate of which GT, at which cost."""
+        keep = (pending.candidates.image == 0).cpu().numpy()
+        columns = {
+            name: getattr(pending.candidates, name).cpu().numpy()[keep]
+            for name in ("gt", "prior", "level")
+        }
+        columns["image_id"] = np.full(int(keep.sum()), pending.batch.image_ids[0])
+        for table in tables:
+            columns[f"cost_{table.network}"] = table.cost[keep]
+        if pending.table is not None:
+            columns[f"cost_{self.name}"] = pending.table.cost.detach().cpu().numpy()[keep]
+        if choice is not None:
+            names = np.array(list(choice.shares))
+            columns["teacher"] = names[choice.teacher.cpu().numpy()[keep]].astype(str)
+        if isinstance(assignment, HardAssignment):
+            labels = assignment.labels[0].cpu().numpy()
+            columns["positive"] = labels[columns["prior"]] < pending.predictions.num_classes
+        return columns
+
+    # -- evaluation, state ----------------------------------------------------------------------
+
+    def predict(self, *, num_shards: int = 1) -> Detections:
+        """Detections of this rank's share of the validation images."""
+        if self._val_dataset is None:
+            self._val_dataset = build_dataset(
+                self.spec.config.data, self.spec.data.val, self.spec.data.classes, train=False
+            )
+        with self._rng.active(), evaluating(self.detector):
+            return predict_dataset(
+                self.detector,
+                self._val_dataset,
+                batch_size=self.spec.config.evaluation.batch_size,
+                device=self.device,
+                shard=self.rank,
+                num_shards=num_shards,
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Everything that decides this rank's future: plain tensors and numbers.
+
+        Ranks other than 0 give their random state only; the rest is equal on all ranks.
+        """
+        if self._pending is not None:
+            raise StepOrderError(f"network {self.name!r}: state asked for in the middle of a step")
+        state: dict[str, Any] = {"rng": self._rng.state()}
+        if self.rank == 0:
+            state["model"] = self.detector.state_dict()
+            if self.learner:
+                state["optimizer"] = self.optimizer.state_dict()
+                state["schedulers"] = [scheduler.state_dict() for scheduler in self.schedulers]
+                state["scaler"] = self._scaler.state_dict()
+        return state
+
+    def load_state(self, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """Return to a saved moment: rank 0's ``shared`` state and this rank's ``own``."""
+        self._pending = None
+        self.detector.load_state_dict(shared["model"])
+        if self.learner:
+            self.optimizer.load_state_dict(shared["optimizer"])
+            for scheduler, state in zip(self.schedulers, shared["schedulers"]):
+                scheduler.load_state_dict(state)
+            if shared["scaler"]:
+                self._scaler.load_state_dict(shared["scaler"])
+        self._rng.load(own["rng"])
+
+
+class _RngState:
+    """This network's torch random state, apart from the process's (networks may share one)."""
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.device = device
+        self._cpu = torch.Generator().manual_seed(seed).get_state()
+        self._cuda: Tensor | None = None
+        if device.type == "cuda":
+            self._cuda = torch.Generator(device).manual_seed(seed).get_state()
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """Swap this network's random state in; take it out, advanced, at the end."""
+        outside = torch.get_rng_state()
+        torch.set_rng_state(self._cpu)
+        if self._cuda is not None:
+            outside_cuda = torch.cuda.get_rng_state(self.device)
+            torch.cuda.set_rng_state(self._cuda, self.device)
+        try:
+            yield
+        finally:
+            self._cpu = torch.get_rng_state()
+            torch.set_rng_state(outside)
+            if self._cuda is not None:
+                self._cuda = torch.cuda.get_rng_state(self.device)
+                torch.cuda.set_rng_state(outside_cuda, self.device)
+
+    def state(self) -> dict[str, Tensor]:
+        cuda = {} if self._cuda is None else {"cuda": self._cuda}
+        return {"cpu": self._cpu, **cuda}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self._cpu = state["cpu"].cpu()
+        if self._cuda is not None and "cuda" in state:
+            self._cuda = state["cuda"].cpu()
+
+
+@contextlib.contextmanager
+def evaluating(detector: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; every submodule's own mode is restored afterwards.
+
+    (A frozen stage is in eval mode while its detector trains, so one flag is not enough.)
+    """
+    modes = [(module, module.training) for module in detector.modules()]
+    detector.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _build_assigner(config: Mapping[str, Any]) -> Any:
+    try:
+        return build_assigner(config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"assigner: {error}") from error
+
+
+def _switch_rule(config: RunConfig, default_scope: str) -> SwitchRule:
+    switch = config.switch
+    return SwitchRule(
+        criterion=switch.criterion, scope=switch.scope or default_scope, teacher=switch.teacher
+    )
+
+
+def resolve_device(requested_gpus: float) -> str:
+    """The torch device of an actor that Ray gave ``requested_gpus`` GPUs.
+
+    Raises:
+        ResourceError: CUDA is there but shows no device.
+    """
+    if requested_gpus <= 0 or not torch.cuda.is_available():
+        return "cpu"
+    if torch.cuda.device_count() == 0:
+        raise ResourceError("a GPU was assigned but CUDA shows no device: see `colad doctor`")
+    return "cuda"

@@ -1,0 +1,342 @@
+"""Who teaches: the choice, per group of candidates, of the network whose costs are used.
+
+Every learner holds the cost tables of all networks and computes this choice itself. A choice is a
+pure function of the tables, so all learners arrive at the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from assigners.mixture import fit_mixture
+from assigners.types import Candidates, CostTable
+from orchestrator.errors import CandidateMismatchError, ConfigError
+
+CRITERIA = ("fixed", "std_mean", "fisher", "self")
+SCOPES = ("gt_level", "gt", "image", "iteration")
+FISHER_MIN_COUNT = 4
+"""Smaller groups are judged by std/mean: with one sample per component Fisher's ratio explodes."""
+
+
+class Reducer(Protocol):
+    """Combines the ranks of one network; all ranks call the same methods in the same order."""
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Elementwise sum over ranks."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The (n_r, ...) tensors of all ranks concatenated along dimension 0, in rank order.
+
+        ``n_r`` may differ between ranks and may be 0.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchRule:
+    """How the teacher of the moment is found."""
+
+    criterion: str = "std_mean"
+    """``"std_mean"`` (sigma/mu), ``"fisher"``, ``"fixed"`` (LAD: one teacher, no switch) or
+    ``"self"`` (every network uses its own costs)."""
+    scope: str = "gt_level"
+    """Candidates of one decision: those of one GT on one level, of one GT, image or iteration."""
+    teacher: str | None = None
+    """Name of the teacher under ``"fixed"``, else None."""
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ConfigError(f"switch.criterion {self.criterion!r}: expected one of {CRITERIA}")
+        if self.scope not in SCOPES:
+            raise ConfigError(f"switch.scope {self.scope!r}: expected one of {SCOPES}")
+        if (self.criterion == "fixed") != (self.teacher is not None):
+            raise ConfigError(
+                f"switch.teacher {self.teacher!r} does not fit switch.criterion "
+                f"{self.criterion!r}: a teacher is named under 'fixed', and only there"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Indicators:
+    """Statistics of M networks' costs in each of S groups, float64."""
+
+    count: Tensor
+    """(S, M) costs that count: all rows of the group, or those a network owns."""
+    mean: Tensor
+    """(S, M), 0 where nothing counts."""
+    std_mean: Tensor
+    """(S, M) unbiased standard deviation over mean; 0 where the mean is 0 or fewer than 2 count."""
+    fisher: Tensor | None = None
+    """(S, M) (mu0 - mu1)^2 / (var0 + var1) of a two-component fit, or None if not asked for; 0
+    below ``FISHER_MIN_COUNT``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The outcome of a switch. Networks are counted in the order of the tables."""
+
+    table: CostTable
+    """Per row, cost and every column of the network chosen for that row."""
+    teacher: Tensor
+    """(N,) int64 network of each row; the first one where nothing was decided."""
+    decisions: Tensor
+    """(S,) int64 network of each group of the scope, -1 for an empty group; no element under
+    ``"fixed"`` and ``"self"``, which decide nothing."""
+    share: Tensor
+    """(M,) float32 share of the decided groups that went to each network; 0 without decisions."""
+    indicator: Tensor
+    """(M,) float32 mean indicator over the groups large enough for the criterion; 0 if none is."""
+
+
+def choose(
+    tables: Sequence[CostTable],
+    candidates: Candidates,
+    *,
+    rule: SwitchRule,
+    num_gts: int,
+    num_images: int,
+    num_levels: int | None = None,
+    names: Sequence[str] | None = None,
+    own: int | None = None,
+    reduce: Reducer | None = None,
+) -> Choice:
+    """Choose a network per group and copy its rows.
+
+    A group with two or more costs goes to the largest indicator; one with a single cost to the
+    lowest cost; an empty one decides nothing. **All ties go to the network listed first**, so the
+    order of ``tables`` is the order of preference as teacher: with two networks, list the released
+    code's "teacher" before its "student". Fisher needs ``FISHER_MIN_COUNT`` costs; smaller groups
+    use std/mean. Rows whose ``owned`` column is 0 stay out of a network's indicator (they are
+    copied with the rest); a network that owns nothing in a group cannot win it.
+
+    Args:
+        tables: one per network, detached, all on the same candidates.
+        rule: criterion and scope.
+        num_gts: G of the batch.
+        num_images: B of the batch.
+        num_levels: L; None costs a synchronisation to find it.
+        names: of the networks; needed under ``"fixed"``.
+        own: position of the calling network; needed under ``"self"``.
+        reduce: combines ranks; only the scope ``"iteration"`` uses it.
+
+    Raises:
+        ConfigError: the fixed teacher is not among ``names``, or ``own`` does not name a table
+            under ``"self"``.
+        CandidateMismatchError: tables differ in length or columns.
+
+    Source:
+        LAD, sec. 3.4, eq. 3 (CoLAD). Reference code differs: it decides per (GT, level), not once
+        per iteration, compares means for single candidates, and sends *their* exact ties to the
+        student; equal single costs give the same assignment either way, so here one rule holds.
+    """
+    _check_tables(tables, candidates)
+    if rule.criterion in ("fixed", "self"):
+        index = _constant_teacher(rule, names, own, len(tables))
+        return _constant_choice(tables, index)
+    group, num_groups = _groups(candidates, rule.scope, num_gts, num_images, num_levels)
+    values = _indicators(
+        tables, group, num_groups, rule.criterion, reduce if rule.scope == "iteration" else None
+    )
+    decisions, applies = _decide(values, rule.criterion)
+    teacher = decisions.clamp(min=0)[group]
+    judged = values.std_mean if values.fisher is None else values.fisher
+    return Choice(
+        table=_take_rows(tables, teacher),
+        teacher=teacher,
+        decisions=decisions,
+        share=_share(decisions, len(tables)),
+        indicator=(
+            torch.where(applies[:, None], judged, 0.0).sum(0) / applies.sum().clamp(min=1)
+        ).float(),
+    )
+
+
+def compute_indicators(
+    tables: Sequence[CostTable],
+    candidates: Candidates,
+    *,
+    scope: str,
+    num_gts: int,
+    num_images: int,
+    num_levels: int | None = None,
+    fisher: bool = False,
+    reduce: Reducer | None = None,
+) -> Indicators:
+    """The statistics that ``choose`` compares, for each group of the scope.
+
+    Groups are counted GT-major: (GT, level), GT or image; ``"iteration"`` is one group.
+    """
+    _check_tables(tables, candidates)
+    group, num_groups = _groups(candidates, scope, num_gts, num_images, num_levels)
+    criterion = "fisher" if fisher else "std_mean"
+    return _indicators(
+        tables, group, num_groups, criterion, reduce if scope == "iteration" else None
+    )
+
+
+def _check_tables(tables: Sequence[CostTable], candidates: Candidates) -> None:
+    if not tables:
+        raise CandidateMismatchError("switch: no cost table to choose from")
+    for table in tables:
+        if len(table) != len(candidates):
+            raise CandidateMismatchError(
+                f"switch: a cost table has {len(table)} rows for {len(candidates)} candidates"
+            )
+        if set(table.columns) != set(tables[0].columns):
+            raise CandidateMismatchError(
+                f"switch: columns {sorted(table.columns)} of one table differ from "
+                f"{sorted(tables[0].columns)} of another"
+            )
+
+
+def _constant_teacher(
+    rule: SwitchRule, names: Sequence[str] | None, own: int | None, num_tables: int
+) -> int:
+    """The network that supplies all rows under ``"fixed"`` and ``"self"``."""
+    if rule.criterion == "fixed":
+        if names is None or rule.teacher is None or rule.teacher not in names:
+            raise ConfigError(f"switch.teacher {rule.teacher!r} is not among the networks {names}")
+        return list(names).index(rule.teacher)
+    if own is None or not 0 <= own < num_tables:
+        raise ConfigError(f"switch.criterion 'self': own={own!r} is not one of {num_tables} tables")
+    return own
+
+
+def _constant_choice(tables: Sequence[CostTable], index: int) -> Choice:
+    cost = tables[index].cost
+    share = cost.new_zeros(len(tables), dtype=torch.float32)
+    share[index] = 1.0
+    return Choice(
+        table=tables[index],
+        teacher=torch.full_like(cost, index, dtype=torch.int64),
+        decisions=torch.full_like(cost[:0], index, dtype=torch.int64),
+        share=share,
+        indicator=torch.zeros_like(share),
+    )
+
+
+def _groups(
+    candidates: Candidates, scope: str, num_gts: int, num_images: int, num_levels: int | None
+) -> tuple[Tensor, int]:
+    """(N,) int64 group of each row, non-decreasing, and the number of groups."""
+    if scope == "gt":
+        return candidates.gt, num_gts
+    if scope == "image":
+        return candidates.image, num_images
+    if scope == "iteration":
+        return torch.zeros_like(candidates.gt), 1
+    if num_levels is None:
+        num_levels = int(candidates.level.max()) + 1 if len(candidates) else 1
+    return candidates.gt * num_levels + candidates.level, num_gts * num_levels
+
+
+def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sums over consecutive rows: (N, M) and (S,) -> (S, M).
+
+    The rows of a group are neighbours; adding them in order is reproducible on every device, which
+    atomic scatter additions are not.
+    """
+    if lengths.numel() == 0:
+        return values.new_zeros(0, values.shape[1])
+    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0)
+
+
+def _indicators(
+    tables: Sequence[CostTable],
+    group: Tensor,
+    num_groups: int,
+    criterion: str,
+    reduce: Reducer | None,
+) -> Indicators:
+    cost = torch.stack([table.cost.detach().double() for table in tables], dim=1)  # (N, M)
+    counts = torch.ones_like(cost, dtype=torch.bool)
+    if "owned" in tables[0].columns:
+        counts = torch.stack([table.columns["owned"] > 0.5 for table in tables], dim=1)  # (N, M)
+    bounds = torch.searchsorted(group, torch.arange(num_groups + 1, device=group.device))
+    lengths = bounds.diff()
+    # Two passes: the squares are taken around the mean of all ranks.
+    sums = torch.cat([counts.double(), torch.where(counts, cost, 0.0)], dim=1)
+    sums = _over_ranks(_segment_sum(sums, lengths), reduce)
+    count, total = sums.chunk(2, dim=1)  # (S, M) each
+    mean = total / count.clamp(min=1)
+    squares = torch.where(counts, cost - mean[group], 0.0).square()
+    variance = _over_ranks(_segment_sum(squares, lengths), reduce) / (count - 1).clamp(min=1)
+    std_mean = torch.where(mean > 0, variance.sqrt() / mean, 0.0)
+    fisher = None
+    if criterion == "fisher":
+        fisher = _fisher(cost, counts, group, bounds, reduce)
+    return Indicators(count=count, mean=mean, std_mean=std_mean, fisher=fisher)
+
+
+def _over_ranks(values: Tensor, reduce: Reducer | None) -> Tensor:
+    return values if reduce is None else reduce.sum(values)
+
+
+def _fisher(
+    cost: Tensor, counts: Tensor, group: Tensor, bounds: Tensor, reduce: Reducer | None
+) -> Tensor:
+    """Fisher's ratio of every group and network, (S, M).
+
+    Args:
+        cost: (N, M) float64.
+        counts: (N, M) bool.
+        group: (N,) int64.
+        bounds: (S + 1,) first row of each group, and N.
+    """
+    if reduce is not None:  # one group: the rows of all ranks
+        rows = reduce.gather(torch.stack([cost, counts.double()], dim=-1))
+        cost, counts = rows[..., 0], rows[..., 1] > 0.5
+        group = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
+        bounds = torch.tensor([0, len(cost)], device=cost.device)
+    num_groups, num_networks = len(bounds) - 1, cost.shape[1]
+    width = int(bounds.diff().max()) if num_groups else 0  # one synchronisation
+    position = torch.arange(len(group), device=group.device) - bounds[group]
+    padded = cost.new_zeros(num_groups, width, num_networks)
+    mask = torch.zeros_like(padded, dtype=torch.bool)
+    padded[group, position] = cost
+    mask[group, position] = counts
+    mask &= mask.sum(1, keepdim=True) >= FISHER_MIN_COUNT
+    fit = fit_mixture(padded.transpose(1, 2).flatten(0, 1), mask.transpose(1, 2).flatten(0, 1))
+    ratio = (fit.means[:, 0] - fit.means[:, 1]).square() / fit.variances.sum(-1)
+    return torch.where(fit.fitted, ratio, 0.0).view(num_groups, num_networks)
+
+
+def _decide(values: Indicators, criterion: str) -> tuple[Tensor, Tensor]:
+    """(S,) winner of each group or -1, and (S,) bool whether the criterion itself applied."""
+    # Networks that own different rows may count differently: the least of them sets the rule.
+    present = values.count > 0
+    least = torch.where(present, values.count, math.inf).amin(dim=1)  # (S,)
+    score = torch.where((least >= 2)[:, None], values.std_mean, -values.mean)
+    applies = (least >= 2) & least.isfinite()
+    if values.fisher is not None:
+        applies = (least >= FISHER_MIN_COUNT) & least.isfinite()
+        score = torch.where(applies[:, None], values.fisher, score)
+    score = torch.where(present, score, -math.inf)
+    winner = score.argmax(dim=1)  # the first of equal maxima
+    return torch.where(present.any(dim=1), winner, -1), applies
+
+
+def _share(decisions: Tensor, num_networks: int) -> Tensor:
+    networks = torch.arange(num_networks, device=decisions.device)
+    won = (decisions[:, None] == networks).sum(0)
+    return won / won.sum().clamp(min=1)
+
+
+def _take_rows(tables: Sequence[CostTable], teacher: Tensor) -> CostTable:
+    def take(rows: list[Tensor]) -> Tensor:
+        return torch.stack(rows).gather(0, teacher[None])[0]
+
+    return CostTable(
+        cost=take([table.cost.detach() for table in tables]),
+        columns={
+            name: take([table.columns[name].detach() for table in tables])
+            for name in tables[0].columns
+        },
+    )

@@ -327,8 +327,9 @@ class Network:
             now = time.perf_counter()
             seconds["assign"] = now - marked
             total = sum(losses.values())
-            self._scaler.scale(total / pending.step.accumulate).backward()  # type: ignore[union-attr]
-            values = self._finite_losses(losses, pending)
+            self._scaler.scale(total / pending.step.accumulate).backward()
+            values, stats, shares = self._to_host(losses, assignment, choice)
+            self._check_losses(values, pending)
             seconds["backward"] = time.perf_counter() - now
             now = time.perf_counter()
             skipped = pending.step.synchronise and not self._optimizer_step()
@@ -342,8 +343,8 @@ class Network:
             num_gts=pending.gts.num_gts,
             num_images=pending.gts.num_images,
             skipped=skipped,
-            taught={} if choice is None else dict(choice.shares),
-            stats={key: float(value) for key, value in self._stats(assignment, choice).items()},
+            taught=shares,
+            stats=stats,
             seconds=seconds,
             payload_bytes=sum(table.payload_bytes for table in tables),
             sample=self._sample(pending, choice, tables, assignment) if want_sample else None,
@@ -354,6 +355,9 @@ class Network:
     ) -> tuple[Choice | None, CostTable]:
         """The chosen rows; every learner computes the same choice from the same tables."""
         batch_id, image_ids = pending.batch.batch_id, pending.batch.image_ids
+        if pending.table is not None:  # one synchronisation
+            finite = bool(torch.isfinite(pending.table.cost.detach()).all())
+            exchange.check_finite("cost", finite, self.name, batch_id, image_ids)
         if not self._reads_others:
             assert pending.table is not None
             return None, pending.table
@@ -367,20 +371,16 @@ class Network:
                 image_ids=image_ids,
             )
             by_name[packed.network] = exchange.unpack(packed, self.device)
-        if pending.table is not None and self.name in self.spec.config.readable:
-            own = pending.table.detach()
-            finite = bool(torch.isfinite(own.cost).all())
-            exchange.check_finite("cost", finite, self.name, batch_id, image_ids)
-            by_name[self.name] = own
-        ordered = {name: by_name[name] for name in self.spec.config.readable}
+        if pending.table is not None:
+            by_name[self.name] = pending.table.detach()
         with torch.no_grad():
             choice = choose(
-                ordered,
+                {name: by_name[name] for name in self.spec.config.readable},
                 pending.candidates,
+                rule=self.rule,
                 num_gts=pending.gts.num_gts,
                 num_images=pending.gts.num_images,
                 num_levels=len(pending.priors.level_sizes),
-                rule=self.rule,
                 reducer=self.group,
             )
         return choice, choice.table
@@ -396,15 +396,30 @@ class Network:
             live=pending.table,
         )
 
-    def _finite_losses(self, losses: Mapping[str, Tensor], pending: _Pending) -> dict[str, float]:
-        """Losses as numbers (one synchronisation, after the backward pass was issued).
+    def _to_host(
+        self, losses: Mapping[str, Tensor], assignment: Assignment, choice: Choice | None
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+        """Losses, assigner and switch statistics, and shares as numbers: one synchronisation."""
+        scalars: dict[str, Tensor] = {f"loss/{name}": value for name, value in losses.items()}
+        scalars.update({f"stat/{name}": value for name, value in assignment.stats.items()})
+        if choice is not None:
+            for index, name in enumerate(self.spec.config.readable):
+                scalars[f"share/{name}"] = choice.share[index]
+                scalars[f"stat/indicator_{name}"] = choice.indicator[index]
+        packed = torch.stack([value.detach().double().reshape(()) for value in scalars.values()])
+        groups: dict[str, dict[str, float]] = {"loss": {}, "stat": {}, "share": {}}
+        for key, number in zip(scalars, packed.tolist()):
+            group, _, name = key.partition("/")
+            groups[group][name] = number
+        return groups["loss"], groups["stat"], groups["share"]
+
+    def _check_losses(self, losses: Mapping[str, float], pending: _Pending) -> None:
+        """Stop before the optimizer sees the gradients of a loss that is not finite.
 
         Raises:
-            NonFiniteLossError: before the optimizer sees the gradients.
+            NonFiniteLossError: naming network, iteration and images.
         """
-        numbers = torch.stack([value.detach().float() for value in losses.values()]).tolist()
-        values = dict(zip(losses, numbers))
-        bad = {name: value for name, value in values.items() if not np.isfinite(value)}
+        bad = {name: value for name, value in losses.items() if not np.isfinite(value)}
         if bad:
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteLossError(
@@ -413,7 +428,6 @@ class Network:
                 f"{pending.batch.image_ids} (batch {pending.batch.batch_id}); the weights are "
                 "untouched. Lower train.optimizer.lr, set train.clip_grad, or look at these images"
             )
-        return values
 
     def _optimizer_step(self) -> bool:
         """Clip, step, advance the schedules. False where fp16 skipped a non-finite gradient."""
@@ -429,13 +443,6 @@ class Network:
         for scheduler in self.schedulers:
             scheduler.step()
         return self._scaler.get_scale() >= scale
-
-    @staticmethod
-    def _stats(assignment: Assignment, choice: Choice | None) -> dict[str, Any]:
-        stats = dict(assignment.stats)
-        if choice is not None:
-            stats.update({f"indicator_{name}": v for name, v in choice.indicators.items()})
-        return stats
 
     def _sample(
         self,
@@ -456,7 +463,7 @@ class Network:
         if pending.table is not None:
             columns[f"cost_{self.name}"] = pending.table.cost.detach().cpu().numpy()[keep]
         if choice is not None:
-            names = np.array(list(choice.shares))
+            names = np.array(self.spec.config.readable)
             columns["teacher"] = names[choice.teacher.cpu().numpy()[keep]].astype(str)
         if isinstance(assignment, HardAssignment):
             labels = assignment.labels[0].cpu().numpy()

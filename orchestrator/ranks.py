@@ -65,12 +65,12 @@ class RankGroup:
         return total
 
     def gather(self, value: Tensor) -> Tensor:
-        """1-D tensors of all ranks (lengths may differ), concatenated in rank order."""
+        """(n_r, ...) tensors of all ranks (n_r may differ), concatenated in rank order."""
         size = torch.tensor([value.shape[0]], device=value.device)
         sizes = [torch.zeros_like(size) for _ in range(self.world_size)]
         dist.all_gather(sizes, size)
         lengths = [int(s) for s in sizes]
-        padded = value.new_zeros(max(lengths))
+        padded = value.new_zeros((max(lengths), *value.shape[1:]))
         padded[: value.shape[0]] = value
         parts = [torch.zeros_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded)

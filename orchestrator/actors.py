@@ -1,0 +1,228 @@
+"""Networks and feeders as Ray actors, and the handles the trainer drives them with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayError
+
+from assigners.types import Step
+from orchestrator.building import GridDescription
+from orchestrator.config import RunConfig
+from orchestrator.datasets import PreparedData, aspect_flags, build_dataset
+from orchestrator.errors import CoTrainError, NetworkLostError
+from orchestrator.evaluation import Detections
+from orchestrator.exchange import PackedTable
+from orchestrator.feed import BatchOrder, Feeder
+from orchestrator.network import Network, NetworkSpec, StepResult, resolve_device
+from orchestrator.ranks import RankGroup, free_address
+from orchestrator.weights import deserialise, serialise
+
+
+class NetworkProcess:
+    """One rank of one network in a Ray actor.
+
+    Called by: ``ActorNetwork``. Calls run one after the other in the order of submission; a call
+    whose table is not there yet holds back those behind it.
+    """
+
+    def __init__(self) -> None:
+        self.network: Network | None = None
+
+    def where(self) -> dict[str, Any]:
+        """Process id, node and GPU ids; also a rendezvous address for the ranks."""
+        context = ray.get_runtime_context()
+        return dict(
+            pid=os.getpid(),
+            node_id=context.get_node_id(),
+            gpu_ids=[str(g) for g in ray.get_gpu_ids()],
+            address=free_address(ray.util.get_node_ip_address()),
+        )
+
+    def build(self, spec: NetworkSpec, address: str, gpus: float) -> None:
+        """Build this rank. Waits for: the other ranks of the network, if it has any."""
+        import torch
+
+        spec = replace(spec, device=resolve_device(gpus))
+        group = None
+        ranks = spec.config.resources.ranks
+        if ranks > 1 and spec.config.networks[spec.name].learner:
+            group = RankGroup(spec.rank, ranks, address, torch.device(spec.device))
+        self.network = Network(spec, group)
+
+    def describe(self) -> GridDescription:
+        return self._network().describe()
+
+    def _network(self) -> Network:
+        assert self.network is not None, "build comes first"
+        return self.network
+
+    def begin_step(self, batch: Any, step: Step) -> tuple[Any, ...]:
+        """See ``Network.begin_step``.
+
+        The table goes into the object store and only its reference, in a tuple, leaves as the
+        result: small values would otherwise travel through the controller.
+        """
+        packed = self._network().begin_step(batch, step)
+        return () if packed is None else (ray.put(packed),)
+
+    def finish_step(self, want_sample: bool, *tables: tuple[Any, ...]) -> StepResult:
+        """See ``Network.finish_step``. Waits for: every other network's ``begin_step``."""
+        packed: list[PackedTable] = ray.get([reference for (reference,) in tables])
+        return self._network().finish_step(packed, want_sample=want_sample)
+
+    def predict(self, num_shards: int) -> Detections:
+        return self._network().predict(num_shards=num_shards)
+
+    def save(self) -> bytes:
+        return serialise(self._network().state())
+
+    def load(self, shared: bytes, own: bytes) -> None:
+        self._network().load_state(deserialise(shared), deserialise(own))
+
+
+class FeederProcess:
+    """One shard's feeder in a Ray actor."""
+
+    def __init__(self) -> None:
+        self.feeder: Feeder | None = None
+
+    def where(self) -> dict[str, Any]:
+        return dict(pid=os.getpid(), node_id=ray.get_runtime_context().get_node_id())
+
+    def build(self, config: RunConfig, data: PreparedData, shard: int) -> dict[str, Any]:
+        """Open the training split; returns its number of images and their aspect flags."""
+        import torch
+
+        from orchestrator.building import import_custom
+
+        torch.set_num_threads(1)
+        import_custom(config.custom_imports)
+        dataset = build_dataset(config.data, data.train, data.classes, train=True)
+        order = batch_order(config, dataset)
+        self.feeder = Feeder(
+            dataset,
+            order,
+            seed=config.seed,
+            shard=shard,
+            num_shards=config.resources.ranks,
+            workers=config.feed.workers,
+        )
+        return dict(num_images=order.num_images, wide=order.wide)
+
+    def batch(self, position: int) -> Any:
+        assert self.feeder is not None, "build comes first"
+        return self.feeder.batch(position)
+
+
+def batch_order(config: RunConfig, dataset: Any) -> BatchOrder:
+    """The order of a run's batches over an mmdet training dataset."""
+    wide = aspect_flags(dataset) if config.data.group_by_aspect else None
+    return BatchOrder(len(dataset), config.train.batch_size, config.seed, wide)
+
+
+class ActorNetwork:
+    """All ranks of one network; every method returns references at once."""
+
+    def __init__(self, spec: NetworkSpec, actors: Sequence[ActorHandle]) -> None:
+        self.spec, self.actors = spec, actors
+        self.name = spec.name
+        self.learner = spec.config.networks[spec.name].learner
+        self.readable = spec.name in spec.config.readable
+        self.num_ranks = len(actors)
+
+    def begin_step(self, batches: Sequence[Any], step: Step) -> list[Any]:
+        return [
+            actor.begin_step.remote(batch, step) for actor, batch in zip(self.actors, batches)
+        ]
+
+    def finish_step(
+        self, tables: Mapping[str, Sequence[Any]], *, want_sample: bool = False
+    ) -> list[Any]:
+        return [
+            actor.finish_step.remote(want_sample and rank == 0, *(t[rank] for t in tables.values()))
+            for rank, actor in enumerate(self.actors)
+        ]
+
+    def build(self) -> list[Any]:
+        """Build every rank; rank 0's node hosts their rendezvous."""
+        places = get_all([actor.where.remote() for actor in self.actors], self.owners())
+        gpus = self.spec.config.resources.gpus_per_network
+        references = []
+        for rank, (actor, place) in enumerate(zip(self.actors, places)):
+            wanted = len(place["gpu_ids"]) if gpus == "auto" else float(gpus)
+            spec = replace(self.spec, rank=rank)
+            references.append(actor.build.remote(spec, places[0]["address"], wanted))
+        return references
+
+    def describe(self) -> list[Any]:
+        return [actor.describe.remote() for actor in self.actors]
+
+    def predict(self) -> list[Any]:
+        return [actor.predict.remote(self.num_ranks) for actor in self.actors]
+
+    def save(self) -> list[Any]:
+        return [actor.save.remote() for actor in self.actors]
+
+    def load(self, parts: Sequence[bytes]) -> list[Any]:
+        shared = ray.put(parts[0])
+        return [actor.load.remote(shared, own) for actor, own in zip(self.actors, parts)]
+
+    def owners(self) -> dict[str, str]:
+        """Actor id -> words for messages."""
+        many = self.num_ranks > 1
+        return {
+            actor._actor_id.hex(): f"network {self.name!r}" + (f", rank {rank}" if many else "")
+            for rank, actor in enumerate(self.actors)
+        }
+
+
+class ActorFeed:
+    """All feeders; asks them for batches ahead of their use."""
+
+    def __init__(self, feeders: Sequence[ActorHandle], prefetch: int) -> None:
+        self.feeders, self.prefetch = feeders, prefetch
+        self._asked: dict[int, list[Any]] = {}
+
+    def batches(self, position: int) -> list[Any]:
+        """References of batch ``position``, one per shard; the next ones are decoded meanwhile."""
+        if self._asked and position not in self._asked:
+            self._asked.clear()
+        for ahead in range(position, position + self.prefetch + 1):
+            if ahead not in self._asked:
+                self._asked[ahead] = [feeder.batch.remote(ahead) for feeder in self.feeders]
+        return self._asked.pop(position)
+
+    def owners(self) -> dict[str, str]:
+        """Actor id -> words for messages."""
+        return {f._actor_id.hex(): f"feeder {i}" for i, f in enumerate(self.feeders)}
+
+
+def get_all(references: Sequence[Any], owners: Mapping[str, str]) -> list[Any]:
+    """``ray.get`` that raises our errors.
+
+    Raises:
+        NetworkLostError: an actor behind the references died, or what it made is gone with it.
+        CoTrainError: as raised in the actor.
+    """
+    try:
+        return ray.get(list(references))
+    except CoTrainError as error:  # Ray's wrapper is an instance of the cause's class, too
+        raise getattr(error, "cause", error) from None
+    except RayError as error:
+        raise _lost(error, owners) or error from error
+
+
+def _lost(error: RayError, owners: Mapping[str, str]) -> NetworkLostError | None:
+    """The loss behind a Ray error, or None if it is a failure of the code in an actor."""
+    cause: BaseException = getattr(error, "cause", None) or error
+    if not isinstance(cause, RayError) or type(cause) is ray.exceptions.RayTaskError:
+        return None
+    actor_id = getattr(cause, "actor_id", None) if isinstance(cause, RayActorError) else None
+    who = owners.get(str(actor_id), "an actor")
+    return NetworkLostError(who, str(cause).strip().splitlines()[0])

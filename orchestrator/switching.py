@@ -7,7 +7,7 @@ pure function of the tables, so all learners arrive at the same one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,15 +27,12 @@ FISHER_MIN_COUNT = 4
 class Reducer(Protocol):
     """Combines the ranks of one network; all ranks call the same methods in the same order."""
 
-    def sum(self, tensor: Tensor) -> Tensor:
+    def sum(self, value: Tensor, /) -> Tensor:
         """Elementwise sum over ranks."""
         ...
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The (n_r, ...) tensors of all ranks concatenated along dimension 0, in rank order.
-
-        ``n_r`` may differ between ranks and may be 0.
-        """
+    def gather(self, value: Tensor, /) -> Tensor:
+        """The 1-D tensors of all ranks in rank order; lengths may differ and may be 0."""
         ...
 
 
@@ -80,7 +77,10 @@ class Indicators:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The outcome of a switch. Networks are counted in the order of the tables."""
+    """The outcome of a switch. Networks are counted in the order of ``names``."""
+
+    names: tuple[str, ...]
+    """The networks, in the order of the tables."""
 
     table: CostTable
     """Per row, cost and every column of the network chosen for that row."""
@@ -94,18 +94,27 @@ class Choice:
     indicator: Tensor
     """(M,) float32 mean indicator over the groups large enough for the criterion; 0 if none is."""
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """``share`` by name, on the host (one synchronisation)."""
+        return dict(zip(self.names, self.share.tolist()))
+
+    @property
+    def indicators(self) -> dict[str, float]:
+        """``indicator`` by name, on the host (one synchronisation)."""
+        return dict(zip(self.names, self.indicator.tolist()))
+
 
 def choose(
-    tables: Sequence[CostTable],
+    tables: Mapping[str, CostTable],
     candidates: Candidates,
     *,
     rule: SwitchRule,
     num_gts: int,
     num_images: int,
     num_levels: int | None = None,
-    names: Sequence[str] | None = None,
-    own: int | None = None,
-    reduce: Reducer | None = None,
+    own: str | None = None,
+    reducer: Reducer | None = None,
 ) -> Choice:
     """Choose a network per group and copy its rows.
 
@@ -117,18 +126,16 @@ def choose(
     copied with the rest); a network that owns nothing in a group cannot win it.
 
     Args:
-        tables: one per network, detached, all on the same candidates.
+        tables: by network name, detached, all on the same candidates.
         rule: criterion and scope.
         num_gts: G of the batch.
         num_images: B of the batch.
         num_levels: L; None costs a synchronisation to find it.
-        names: of the networks; needed under ``"fixed"``.
-        own: position of the calling network; needed under ``"self"``.
-        reduce: combines ranks; only the scope ``"iteration"`` uses it.
+        own: name of the calling network; needed under ``"self"``.
+        reducer: combines ranks; only the scope ``"iteration"`` uses it.
 
     Raises:
-        ConfigError: the fixed teacher is not among ``names``, or ``own`` does not name a table
-            under ``"self"``.
+        ConfigError: the fixed teacher, or ``own`` under ``"self"``, has no table.
         CandidateMismatchError: tables differ in length or columns.
 
     Source:
@@ -136,22 +143,29 @@ def choose(
         per iteration, compares means for single candidates, and sends *their* exact ties to the
         student; equal single costs give the same assignment either way, so here one rule holds.
     """
-    _check_tables(tables, candidates)
     if rule.criterion in ("fixed", "self"):
-        index = _constant_teacher(rule, names, own, len(tables))
-        return _constant_choice(tables, index)
-    group, num_groups = _groups(candidates, rule.scope, num_gts, num_images, num_levels)
-    values = _indicators(
-        tables, group, num_groups, rule.criterion, reduce if rule.scope == "iteration" else None
+        return _constant_choice(tables, rule.teacher if rule.criterion == "fixed" else own)
+    rows = list(tables.values())
+    values = compute_indicators(
+        rows,
+        candidates,
+        scope=rule.scope,
+        num_gts=num_gts,
+        num_images=num_images,
+        num_levels=num_levels,
+        fisher=rule.criterion == "fisher",
+        reducer=reducer,
     )
-    decisions, applies = _decide(values, rule.criterion)
+    group, _ = _groups(candidates, rule.scope, num_gts, num_images, num_levels)
+    decisions, applies = _decide(values)
     teacher = decisions.clamp(min=0)[group]
     judged = values.std_mean if values.fisher is None else values.fisher
     return Choice(
-        table=_take_rows(tables, teacher),
+        names=tuple(tables),
+        table=_take_rows(rows, teacher),
         teacher=teacher,
         decisions=decisions,
-        share=_share(decisions, len(tables)),
+        share=_share(decisions, len(rows)),
         indicator=(
             torch.where(applies[:, None], judged, 0.0).sum(0) / applies.sum().clamp(min=1)
         ).float(),
@@ -167,17 +181,36 @@ def compute_indicators(
     num_images: int,
     num_levels: int | None = None,
     fisher: bool = False,
-    reduce: Reducer | None = None,
+    reducer: Reducer | None = None,
 ) -> Indicators:
     """The statistics that ``choose`` compares, for each group of the scope.
 
     Groups are counted GT-major: (GT, level), GT or image; ``"iteration"`` is one group.
+
+    Raises:
+        CandidateMismatchError: tables differ in length or columns.
     """
     _check_tables(tables, candidates)
     group, num_groups = _groups(candidates, scope, num_gts, num_images, num_levels)
-    criterion = "fisher" if fisher else "std_mean"
-    return _indicators(
-        tables, group, num_groups, criterion, reduce if scope == "iteration" else None
+    reducer = reducer if scope == "iteration" else None
+    cost = torch.stack([table.cost.detach().double() for table in tables], dim=1)  # (N, M)
+    counts = torch.ones_like(cost, dtype=torch.bool)
+    if "owned" in tables[0].columns:
+        counts = torch.stack([table.columns["owned"] > 0.5 for table in tables], dim=1)  # (N, M)
+    bounds = torch.searchsorted(group, torch.arange(num_groups + 1, device=group.device))
+    lengths = bounds.diff()
+    # Two passes: the squares are taken around the mean of all ranks.
+    sums = torch.cat([counts.double(), torch.where(counts, cost, 0.0)], dim=1)
+    sums = _over_ranks(_segment_sum(sums, lengths), reducer)
+    count, total = sums.chunk(2, dim=1)  # (S, M) each
+    mean = total / count.clamp(min=1)
+    squares = torch.where(counts, cost - mean[group], 0.0).square()
+    variance = _over_ranks(_segment_sum(squares, lengths), reducer) / (count - 1).clamp(min=1)
+    return Indicators(
+        count=count,
+        mean=mean,
+        std_mean=torch.where(mean > 0, variance.sqrt() / mean, 0.0),
+        fisher=_fisher(cost, counts, group, bounds, reducer) if fisher else None,
     )
 
 
@@ -196,27 +229,20 @@ def _check_tables(tables: Sequence[CostTable], candidates: Candidates) -> None:
             )
 
 
-def _constant_teacher(
-    rule: SwitchRule, names: Sequence[str] | None, own: int | None, num_tables: int
-) -> int:
-    """The network that supplies all rows under ``"fixed"`` and ``"self"``."""
-    if rule.criterion == "fixed":
-        if names is None or rule.teacher is None or rule.teacher not in names:
-            raise ConfigError(f"switch.teacher {rule.teacher!r} is not among the networks {names}")
-        return list(names).index(rule.teacher)
-    if own is None or not 0 <= own < num_tables:
-        raise ConfigError(f"switch.criterion 'self': own={own!r} is not one of {num_tables} tables")
-    return own
-
-
-def _constant_choice(tables: Sequence[CostTable], index: int) -> Choice:
-    cost = tables[index].cost
-    share = cost.new_zeros(len(tables), dtype=torch.float32)
+def _constant_choice(tables: Mapping[str, CostTable], name: str | None) -> Choice:
+    """All rows from one network."""
+    names = tuple(tables)
+    if name is None or name not in tables:
+        raise ConfigError(f"switch: teacher {name!r} is not among the cost tables of {names}")
+    table = tables[name]
+    index = names.index(name)
+    share = table.cost.new_zeros(len(names), dtype=torch.float32)
     share[index] = 1.0
     return Choice(
-        table=tables[index],
-        teacher=torch.full_like(cost, index, dtype=torch.int64),
-        decisions=torch.full_like(cost[:0], index, dtype=torch.int64),
+        names=names,
+        table=table,
+        teacher=torch.full_like(table.cost, index, dtype=torch.int64),
+        decisions=torch.full_like(table.cost[:0], index, dtype=torch.int64),
         share=share,
         indicator=torch.zeros_like(share),
     )
@@ -248,39 +274,12 @@ def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=lengths, axis=0)
 
 
-def _indicators(
-    tables: Sequence[CostTable],
-    group: Tensor,
-    num_groups: int,
-    criterion: str,
-    reduce: Reducer | None,
-) -> Indicators:
-    cost = torch.stack([table.cost.detach().double() for table in tables], dim=1)  # (N, M)
-    counts = torch.ones_like(cost, dtype=torch.bool)
-    if "owned" in tables[0].columns:
-        counts = torch.stack([table.columns["owned"] > 0.5 for table in tables], dim=1)  # (N, M)
-    bounds = torch.searchsorted(group, torch.arange(num_groups + 1, device=group.device))
-    lengths = bounds.diff()
-    # Two passes: the squares are taken around the mean of all ranks.
-    sums = torch.cat([counts.double(), torch.where(counts, cost, 0.0)], dim=1)
-    sums = _over_ranks(_segment_sum(sums, lengths), reduce)
-    count, total = sums.chunk(2, dim=1)  # (S, M) each
-    mean = total / count.clamp(min=1)
-    squares = torch.where(counts, cost - mean[group], 0.0).square()
-    variance = _over_ranks(_segment_sum(squares, lengths), reduce) / (count - 1).clamp(min=1)
-    std_mean = torch.where(mean > 0, variance.sqrt() / mean, 0.0)
-    fisher = None
-    if criterion == "fisher":
-        fisher = _fisher(cost, counts, group, bounds, reduce)
-    return Indicators(count=count, mean=mean, std_mean=std_mean, fisher=fisher)
-
-
-def _over_ranks(values: Tensor, reduce: Reducer | None) -> Tensor:
-    return values if reduce is None else reduce.sum(values)
+def _over_ranks(values: Tensor, reducer: Reducer | None) -> Tensor:
+    return values if reducer is None else reducer.sum(values)
 
 
 def _fisher(
-    cost: Tensor, counts: Tensor, group: Tensor, bounds: Tensor, reduce: Reducer | None
+    cost: Tensor, counts: Tensor, group: Tensor, bounds: Tensor, reducer: Reducer | None
 ) -> Tensor:
     """Fisher's ratio of every group and network, (S, M).
 
@@ -290,8 +289,9 @@ def _fisher(
         group: (N,) int64.
         bounds: (S + 1,) first row of each group, and N.
     """
-    if reduce is not None:  # one group: the rows of all ranks
-        rows = reduce.gather(torch.stack([cost, counts.double()], dim=-1))
+    if reducer is not None:  # one group: the rows of all ranks
+        flat = reducer.gather(torch.stack([cost, counts.double()], dim=-1).flatten())
+        rows = flat.view(-1, cost.shape[1], 2)  # (N of all ranks, M, 2)
         cost, counts = rows[..., 0], rows[..., 1] > 0.5
         group = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
         bounds = torch.tensor([0, len(cost)], device=cost.device)
@@ -308,7 +308,7 @@ def _fisher(
     return torch.where(fit.fitted, ratio, 0.0).view(num_groups, num_networks)
 
 
-def _decide(values: Indicators, criterion: str) -> tuple[Tensor, Tensor]:
+def _decide(values: Indicators) -> tuple[Tensor, Tensor]:
     """(S,) winner of each group or -1, and (S,) bool whether the criterion itself applied."""
     # Networks that own different rows may count differently: the least of them sets the rule.
     present = values.count > 0

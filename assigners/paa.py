@@ -62,6 +62,8 @@ class PAAAssigner:
     """Lowest-cost candidates of each GT and level that enter the mixture."""
     iou_threshold: float = 0.1
     """An anchor whose best IoU reaches this is a candidate of that GT."""
+    cls_weight: float = 1.0
+    """Weight of the focal loss in the cost."""
     reg_weight: float = 1.3
     """Weight of 1 - GIoU in the cost."""
     alpha: float = 0.25
@@ -76,12 +78,12 @@ class PAAAssigner:
             raise ValueError(f"PAA: topk must be an integer >= 1, got {self.topk!r}")
         if not 0 < self.iou_threshold <= 1:
             raise ValueError(f"PAA: iou_threshold must be in (0, 1], got {self.iou_threshold!r}")
-        if not (0 <= self.reg_weight < math.inf):
-            raise ValueError(f"PAA: reg_weight must be finite and >= 0, got {self.reg_weight!r}")
+        for name in ("cls_weight", "reg_weight", "gamma"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"PAA: {name} must be finite and >= 0, got {value!r}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"PAA: alpha must be in [0, 1], got {self.alpha!r}")
-        if not (0 <= self.gamma < math.inf):
-            raise ValueError(f"PAA: gamma must be finite and >= 0, got {self.gamma!r}")
         if self.single_candidate not in SINGLE_CANDIDATE_RULES:
             raise ValueError(
                 f"PAA: single_candidate must be one of {SINGLE_CANDIDATE_RULES}, "
@@ -113,7 +115,7 @@ class PAAAssigner:
         """Classification plus localisation loss of each candidate, detached.
 
         Returns:
-            A table without columns; cost = focal loss over all classes + reg_weight (1 - GIoU).
+            A table without columns; weighted sum of the focal loss over all classes and 1 - GIoU.
 
         Source:
             LAD, eq. 2, with the released code's GIoU and weight.
@@ -128,7 +130,7 @@ class PAAAssigner:
             gamma=self.gamma,
         )
         gap = 1 - aligned_giou(boxes, gts.boxes[candidates.gt])
-        return CostTable(cost=self.reg_weight * gap + classification)
+        return CostTable(cost=self.reg_weight * gap + self.cls_weight * classification)
 
     def assign(
         self,

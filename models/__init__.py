@@ -6,3 +6,7 @@ Under plain mmdet: ``custom_imports = dict(imports=["models"])``.
 from models import mmcv_ops
 
 mmcv_ops.install()  # before the first import of mmdet, which needs mmcv's operators
+
+from models.paa_head import CoPAAHead  # noqa: E402
+
+__all__ = ["CoPAAHead"]

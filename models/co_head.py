@@ -1,0 +1,112 @@
+"""What an mmdet head must offer to learn from an assignment that somebody else made.
+
+A step with a ``CoHead`` is: forward -> ``build_priors`` and ``dense_predictions`` -> an assigner ->
+``loss_from_assignment``. The head's own ``loss_by_feat`` walks the same path with its own assigner,
+so a co-trained and a plain detector share every line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from mmdet.utils import reduce_mean
+from torch import Tensor
+
+from assigners.types import Assignment, DensePredictions, GroundTruths, Priors
+
+FeatureSizes = Sequence[tuple[int, int]]
+
+
+class CoHead:
+    """Mixin for dense heads; the three methods below are the interface, the rest are helpers."""
+
+    assignment_kind: ClassVar[str]
+    """``"hard"`` or ``"soft"``: the form of assignment that ``loss_from_assignment`` takes."""
+
+    def build_priors(
+        self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
+    ) -> Priors:
+        """The prior grid of a batch.
+
+        Args:
+            featmap_sizes: (height, width) of each level.
+            batch_img_metas: mmdet's metas, one per image, with ``img_shape`` and ``pad_shape``.
+            device: of the tensors.
+        """
+        raise NotImplementedError
+
+    def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
+        """The head's raw outputs in the common form, float32, with gradient.
+
+        Args:
+            outs: what ``forward`` returned: lists over levels.
+        """
+        raise NotImplementedError
+
+    def loss_from_assignment(
+        self,
+        predictions: DensePredictions,
+        outs: Sequence[Any],
+        assignment: Assignment,
+        priors: Priors,
+        gts: GroundTruths,
+        *,
+        taught: bool,
+    ) -> dict[str, Tensor]:
+        """The losses of this rank's images under a given assignment.
+
+        Every parameter of the head enters the sum, times 0 where it has nothing to learn.
+        Normalisers are averaged over the ranks of the network (a collective call: all ranks take
+        part), so that ranks together equal one rank with the whole batch.
+
+        Args:
+            predictions: of ``dense_predictions``, with their autograd graph.
+            outs: the raw outputs they were made of.
+            assignment: in the form of ``assignment_kind``.
+            taught: the assignment comes from co-training rather than from this network alone.
+
+        Returns:
+            float32 scalars whose sum is to be minimised.
+        """
+        raise NotImplementedError
+
+
+def flatten_levels(maps: Sequence[Tensor], channels: int) -> Tensor:
+    """Levels of (B, channels, H, W) -> (B, A, channels) float32, level-major, then row, column."""
+    return torch.cat(
+        [level.float().permute(0, 2, 3, 1).flatten(1, 2) for level in maps], dim=1
+    ).reshape(maps[0].shape[0], -1, channels)
+
+
+def ground_truths(
+    batch_gt_instances: Sequence[Any],
+    batch_img_metas: Sequence[Mapping[str, Any]],
+    device: torch.device | str,
+) -> GroundTruths:
+    """mmdet's GT instances as one batch of GTs."""
+    return GroundTruths.from_lists(
+        [get_box_tensor(instances.bboxes) for instances in batch_gt_instances],
+        [instances.labels for instances in batch_gt_instances],
+        [tuple(meta["img_shape"][:2]) for meta in batch_img_metas],
+        device=device,
+    )
+
+
+def mean_over_ranks(*values: Tensor | float, like: Tensor) -> list[Tensor]:
+    """Scalars averaged over the ranks of this network, in one collective call.
+
+    Returns:
+        Detached float32 scalars on the device of ``like``.
+    """
+    stacked = torch.stack(
+        [
+            value.detach().to(like.device, torch.float32)
+            if isinstance(value, Tensor)
+            else torch.tensor(float(value), device=like.device)
+            for value in values
+        ]
+    )
+    return list(reduce_mean(stacked).unbind())

@@ -1,0 +1,272 @@
+"""PAA's head, able to learn from its own or from another network's assignment."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmdet.models.dense_heads import PAAHead
+from mmdet.models.task_modules.prior_generators import anchor_inside_flags
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from assigners import PAAAssigner, build_assigner
+from assigners.boxes import aligned_iou
+from assigners.types import (
+    Assignment,
+    DensePredictions,
+    GroundTruths,
+    HardAssignment,
+    Priors,
+    Step,
+)
+from models.co_head import CoHead, FeatureSizes, flatten_levels, ground_truths, mean_over_ranks
+
+MIN_IOU_WEIGHT = 1e-12
+"""Lower bound of a positive's weight in PAA's box loss."""
+COVARIANCE_TYPES = ("diag", "full", "spherical")
+
+
+@MODELS.register_module()
+class CoPAAHead(CoHead, PAAHead):
+    """Drop-in for mmdet's ``PAAHead``: same configuration, parameters and inference.
+
+    Trained alone it is PAA; taught, it is LAD's student or one of CoLAD's networks.
+
+    Args:
+        assigner: configuration of the self-assignment (``dict(type="PAA", ...)``). Fields left out
+            follow the rest of the head: ``topk``, the focal loss, the loss weights and the IoU
+            threshold of ``train_cfg.assigner``.
+        topk: lowest-cost candidates of each GT and level (mmdet's argument).
+        covariance_type: ``"diag"``, ``"full"`` or ``"spherical"``, without effect: in one dimension
+            mmdet's three differ in rounding only, and the fit here is float64 and centred.
+
+    Raises:
+        ValueError: more than one anchor per location, boxes not regressed decoded, a classification
+            loss without sigmoid, a pre-assignment or covariance type that PAA does not have, or
+            contradictory ``topk``.
+
+    Source:
+        PAA, sec. 3; LAD, sec. 3.2. Reference code differs: mmdet and LAD divide by the positives of
+        the local rank; here normalisers are averaged over ranks.
+    """
+
+    assignment_kind: ClassVar[str] = "hard"
+
+    def __init__(
+        self,
+        *args: Any,
+        assigner: Mapping[str, Any] | None = None,
+        topk: int | None = None,
+        covariance_type: str = "diag",
+        **kwargs: Any,
+    ) -> None:
+        chosen = dict(assigner or {})
+        if covariance_type not in COVARIANCE_TYPES:
+            raise ValueError(
+                f"bbox_head.covariance_type {covariance_type!r}: expected one of {COVARIANCE_TYPES}"
+            )
+        if topk is not None and chosen.get("topk", topk) != topk:
+            raise ValueError(f"bbox_head: topk={topk} contradicts assigner.topk={chosen['topk']}")
+        topk = chosen.get("topk", 9 if topk is None else topk)
+        super().__init__(*args, topk=topk, covariance_type=covariance_type, **kwargs)
+        self._check()
+        self.own_assigner = self._build_own_assigner(chosen)
+
+    def _check(self) -> None:
+        per_location = set(self.prior_generator.num_base_priors)
+        if per_location != {1}:
+            raise ValueError(
+                f"bbox_head.anchor_generator: {sorted(per_location)} anchors per location, but PAA "
+                "here takes 1 (set scales_per_octave=1 and one ratio)"
+            )
+        if not self.reg_decoded_bbox:
+            raise ValueError("bbox_head.reg_decoded_bbox must be True: PAA's box loss is a GIoU")
+        if not self.use_sigmoid_cls:
+            raise ValueError("bbox_head.loss_cls.use_sigmoid must be True")
+
+    def _build_own_assigner(self, config: Mapping[str, Any]) -> PAAAssigner:
+        """The self-assignment: explicit fields over those that the head implies."""
+        implied: dict[str, Any] = {
+            "type": "PAA",
+            "topk": self.topk,
+            "cls_weight": self.loss_cls.loss_weight,
+            "reg_weight": self.loss_bbox.loss_weight,
+            **_implied_iou_threshold(self.train_cfg),
+        }
+        for field in ("alpha", "gamma"):
+            if hasattr(self.loss_cls, field):
+                implied[field] = getattr(self.loss_cls, field)
+        assigner = build_assigner({**implied, **config})
+        if not isinstance(assigner, PAAAssigner):
+            raise ValueError(f"bbox_head.assigner.type: expected 'PAA', got {config['type']!r}")
+        return assigner
+
+    # -- the co-training interface --------------------------------------------------------------
+
+    def build_priors(
+        self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
+    ) -> Priors:
+        """Anchors, with padding (and, where configured, the border) marked invalid per image."""
+        generator = self.prior_generator
+        levels = generator.grid_priors(featmap_sizes, device=device)
+        boxes = torch.cat(levels)  # (A, 4)
+        border = -1 if not self.train_cfg else self.train_cfg.get("allowed_border", -1)
+        valid = [
+            anchor_inside_flags(
+                boxes,
+                torch.cat(generator.valid_flags(featmap_sizes, meta["pad_shape"], device)),
+                meta["img_shape"][:2],
+                border,
+            )
+            for meta in batch_img_metas
+        ]
+        sizes = tuple(len(level) for level in levels)
+        counts = torch.tensor(sizes, device=device)
+        # output_size spares the synchronisation that would find it.
+        level = torch.repeat_interleave(
+            torch.arange(len(sizes), device=device), counts, output_size=sum(sizes)
+        )
+        strides = torch.tensor([float(s[0]) for s in generator.strides], device=device)
+        return Priors(
+            points=(boxes[:, :2] + boxes[:, 2:]) / 2,
+            strides=strides[level],
+            level=level,
+            valid=torch.stack(valid),
+            level_sizes=sizes,
+            boxes=boxes,
+        )
+
+    def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
+        """Class logits, decoded boxes and IoU logits on the prior grid."""
+        cls_scores, bbox_preds, iou_preds = outs
+        assert priors.boxes is not None
+        deltas = flatten_levels(bbox_preds, 4)  # (B, A, 4)
+        anchors = priors.boxes.expand_as(deltas).reshape(-1, 4)
+        boxes = self.bbox_coder.decode(anchors, deltas.reshape(-1, 4))
+        return DensePredictions(
+            cls=flatten_levels(cls_scores, self.cls_out_channels),
+            boxes=boxes.view_as(deltas),
+            quality=flatten_levels(iou_preds, 1).squeeze(-1),
+            quality_kind="iou",
+        )
+
+    def loss_from_assignment(
+        self,
+        predictions: DensePredictions,
+        outs: Sequence[Any],
+        assignment: Assignment,
+        priors: Priors,
+        gts: GroundTruths,
+        *,
+        taught: bool,
+    ) -> dict[str, Tensor]:
+        """Focal, GIoU and IoU-prediction losses; ``outs`` is not used.
+
+        The box loss weights each positive with the IoU of its box in self-assignment (PAA) and
+        weights all alike when taught (LAD, CoLAD).
+
+        Raises:
+            TypeError: the assignment is not a hard one.
+        """
+        if not isinstance(assignment, HardAssignment):
+            raise TypeError(f"CoPAAHead learns from a hard assignment, got {type(assignment)}")
+        if predictions.quality is None:
+            raise TypeError("CoPAAHead: the predictions carry no IoU logits")
+        boxes = predictions.boxes.flatten(0, 1)  # (B * A, 4)
+        quality = predictions.quality.flatten()
+        positives = assignment.pos_inds
+        pos_boxes = boxes[positives]
+        iou = aligned_iou(pos_boxes.detach(), assignment.box_targets)
+        num_pos, num_images, sum_iou = mean_over_ranks(
+            assignment.num_pos, priors.num_images, iou.sum(), like=boxes
+        )
+        loss_cls = self.loss_cls(
+            predictions.cls.flatten(0, 1),
+            assignment.labels.flatten(),
+            assignment.label_weights.flatten(),
+            avg_factor=torch.maximum(num_pos, num_images),
+        )
+        if assignment.num_pos == 0:  # this rank learns no box, but its parameters must take part
+            return {
+                "loss_cls": loss_cls,
+                "loss_bbox": boxes.sum() * 0,
+                "loss_iou": quality.sum() * 0,
+            }
+        loss_bbox = self.loss_bbox(
+            pos_boxes,
+            assignment.box_targets,
+            None if taught else iou.clamp(min=MIN_IOU_WEIGHT),
+            avg_factor=num_pos if taught else sum_iou,
+        )
+        loss_iou = self.loss_centerness(
+            quality[positives][:, None], iou[:, None], avg_factor=num_pos
+        )
+        return {"loss_cls": loss_cls, "loss_bbox": loss_bbox, "loss_iou": loss_iou}
+
+    # -- plain training -------------------------------------------------------------------------
+
+    def loss_by_feat(
+        self,
+        cls_scores: list[Tensor],
+        bbox_preds: list[Tensor],
+        iou_preds: list[Tensor],
+        batch_gt_instances: Sequence[Any],
+        batch_img_metas: Sequence[Mapping[str, Any]],
+        batch_gt_instances_ignore: Any = None,
+    ) -> dict[str, Tensor]:
+        """Self-assignment: the plain PAA detector, with mmdet's signature.
+
+        Ignore boxes have no effect, as in mmdet's PAA configuration (``ignore_iof_thr=-1``).
+        """
+        outs = (cls_scores, bbox_preds, iou_preds)
+        device = cls_scores[0].device
+        sizes = [level.shape[-2:] for level in cls_scores]
+        priors = self.build_priors(sizes, batch_img_metas, device)
+        gts = ground_truths(batch_gt_instances, batch_img_metas, device)
+        predictions = self.dense_predictions(outs, priors)
+        with torch.no_grad():
+            candidates = self.own_assigner.candidates(priors, gts)
+            table = self.own_assigner.costs(predictions, candidates, gts)
+            assignment = self.own_assigner.assign(
+                table,
+                candidates,
+                priors,
+                gts,
+                num_classes=self.num_classes,
+                step=Step(iteration=0, max_iterations=1),  # PAA has no schedule
+            )
+        return self.loss_from_assignment(predictions, outs, assignment, priors, gts, taught=False)
+
+
+def _implied_iou_threshold(train_cfg: Mapping[str, Any] | None) -> dict[str, float]:
+    """``iou_threshold`` of mmdet's ``train_cfg.assigner``.
+
+    Raises:
+        ValueError: the pre-assignment has an ignore band, a lower bound for low-quality matches or
+            a weight for positives, none of which PAA has.
+    """
+    if not train_cfg:
+        return {}
+    if train_cfg.get("pos_weight", -1) > 0:
+        raise ValueError(f"train_cfg.pos_weight={train_cfg['pos_weight']}: PAA needs -1")
+    matcher = train_cfg.get("assigner")
+    if not matcher:
+        return {}
+    if matcher.get("type") != "MaxIoUAssigner":
+        raise ValueError(
+            f"train_cfg.assigner.type: expected 'MaxIoUAssigner', got {matcher.get('type')!r}"
+        )
+    expected = {
+        "neg_iou_thr": matcher["pos_iou_thr"],
+        "min_pos_iou": 0.0,
+        "match_low_quality": True,
+        "gt_max_assign_all": True,
+    }
+    for field, value in expected.items():
+        given = matcher.get(field, value)
+        if isinstance(given, (tuple, list)) or not math.isclose(given, value):
+            raise ValueError(f"train_cfg.assigner.{field}: PAA needs {value}, got {given}")
+    return {"iou_threshold": matcher["pos_iou_thr"]}

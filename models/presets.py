@@ -1,0 +1,119 @@
+"""Small detectors that train from scratch on a CPU, as mmdet configurations.
+
+They have the shape of mmdet's PAA configuration with everything narrowed; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine import ConfigDict
+
+STRIDES = (8, 16, 32, 64, 128)
+FEATURES = 32
+
+
+def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> ConfigDict:
+    """A narrow PAA detector with a ResNet-18 or -34.
+
+    Args:
+        num_classes: C.
+        depth: of the ResNet: 18 or 34 (basic blocks).
+        base_channels: width of its first stage; mmdet's own is 64.
+
+    Returns:
+        A configuration for ``MODELS.build``.
+    """
+    if depth not in (18, 34):
+        raise ValueError(f"tiny_paa: depth must be 18 or 34, got {depth}")
+    widths = [base_channels * 2**stage for stage in range(4)]
+    model = dict(
+        type="PAA",
+        data_preprocessor=dict(
+            type="DetDataPreprocessor",
+            mean=[123.675, 116.28, 103.53],
+            std=[58.395, 57.12, 57.375],
+            bgr_to_rgb=True,
+            pad_size_divisor=32,
+        ),
+        backbone=dict(
+            type="ResNet",
+            depth=depth,
+            base_channels=base_channels,
+            num_stages=4,
+            out_indices=(0, 1, 2, 3),
+            frozen_stages=-1,
+            norm_cfg=dict(type="BN", requires_grad=True),
+            norm_eval=False,
+            style="pytorch",
+        ),
+        neck=dict(
+            type="FPN",
+            in_channels=widths,
+            out_channels=FEATURES,
+            start_level=1,
+            add_extra_convs="on_output",
+            num_outs=len(STRIDES),
+        ),
+        bbox_head=_paa_head(num_classes),
+        train_cfg=dict(
+            assigner=dict(
+                type="MaxIoUAssigner",
+                pos_iou_thr=0.1,
+                neg_iou_thr=0.1,
+                min_pos_iou=0,
+                ignore_iof_thr=-1,
+            ),
+            allowed_border=-1,
+            pos_weight=-1,
+            debug=False,
+        ),
+        test_cfg=dict(
+            nms_pre=1000,
+            min_bbox_size=0,
+            score_thr=0.05,
+            nms=dict(type="nms", iou_threshold=0.6),
+            max_per_img=100,
+        ),
+    )
+    return ConfigDict(model)  # mmdet reads test_cfg by attribute
+
+
+def tiny_paa_r18(num_classes: int) -> ConfigDict:
+    """The small network of the tiny configurations: ResNet-18, 16 channels at the first stage."""
+    return tiny_paa(num_classes)
+
+
+def tiny_paa_r34(num_classes: int) -> ConfigDict:
+    """The larger one, on the same prior grid: ResNet-34 with the same width."""
+    return tiny_paa(num_classes, depth=34)
+
+
+def _paa_head(num_classes: int) -> dict[str, Any]:
+    return dict(
+        type="CoPAAHead",
+        reg_decoded_bbox=True,
+        score_voting=True,
+        topk=9,
+        num_classes=num_classes,
+        in_channels=FEATURES,
+        stacked_convs=2,  # mmdet: 4
+        feat_channels=FEATURES,
+        # mmdet's 32 groups of 256 channels: groups of 8 channels, which is 4 groups here.
+        norm_cfg=dict(type="GN", num_groups=FEATURES // 8, requires_grad=True),
+        anchor_generator=dict(
+            type="AnchorGenerator",
+            ratios=[1.0],
+            octave_base_scale=8,
+            scales_per_octave=1,
+            strides=list(STRIDES),
+        ),
+        bbox_coder=dict(
+            type="DeltaXYWHBBoxCoder",
+            target_means=[0.0, 0.0, 0.0, 0.0],
+            target_stds=[0.1, 0.1, 0.2, 0.2],
+        ),
+        loss_cls=dict(type="FocalLoss", use_sigmoid=True, gamma=2.0, alpha=0.25, loss_weight=1.0),
+        loss_bbox=dict(type="GIoULoss", loss_weight=1.3),
+        loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=0.5),
+    )

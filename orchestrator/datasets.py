@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,14 @@ def prepare_data(data: DataConfig, cache: Path) -> PreparedData:
 
 def save_prepared(prepared: PreparedData, path: Path) -> None:
     """Record which files a run trained on (``data.json`` of the run directory)."""
-    from dataclasses import asdict
-
     path.write_text(json.dumps(asdict(prepared), indent=1), encoding="utf-8")
+
+
+def load_prepared(path: Path) -> PreparedData:
+    """What ``save_prepared`` wrote."""
+    plain = json.loads(path.read_text(encoding="utf-8"))
+    return PreparedData(
+        train=Split(**plain["train"]),
+        val=Split(**plain["val"]),
+        classes=tuple(plain["classes"]),
+    )

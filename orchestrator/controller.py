@@ -1,0 +1,225 @@
+"""The controller: a Ray Tune function that owns a run's actors and drives them.
+
+Tune starts it, restarts it after a loss, and stores its checkpoints. It finds its place by itself:
+the newest valid checkpoint beneath the run directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from orchestrator.actors import (
+    ActorFeed,
+    ActorNetwork,
+    FeederProcess,
+    NetworkProcess,
+    get_all,
+)
+from orchestrator.checkpoints import CheckpointState, latest_valid, write_checkpoint
+from orchestrator.config import RunConfig, load_config
+from orchestrator.datasets import PreparedData, load_prepared
+from orchestrator.errors import CoTrainError, NetworkLostError
+from orchestrator.feed import BatchOrder
+from orchestrator.live_view import Progress
+from orchestrator.monitor import find_monitor
+from orchestrator.network import NetworkSpec
+from orchestrator.placement import PlacementPlan, plan_placement
+from orchestrator.runlog import RunLog
+from orchestrator.trainer import CoTrainer, Hooks, Outcome, make_plan
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_S = 0.25
+"""Least time between two notices of progress."""
+FAREWELL_S = 120.0
+"""How long a stopped controller waits for the launcher to end the trial."""
+
+
+def cotrain_trial(params: Mapping[str, Any]) -> None:
+    """The Tune trainable: one co-training run.
+
+    Args:
+        params: ``run_dir``, which holds the resolved ``config.py`` and ``data.json``.
+
+    Raises:
+        NetworkLostError: an actor or node was lost; Tune restarts the trial from its checkpoint.
+    """
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    run_dir = Path(params["run_dir"])
+    board = find_monitor(str(run_dir))
+    try:
+        outcome = _run(run_dir, board)
+    except NetworkLostError as error:
+        ray.get(board.message.remote(f"{error}; going on from the last checkpoint"))
+        raise
+    except CoTrainError as error:
+        _conclude(board, "failed", f"{type(error).__name__}: {error}")
+    except Exception:
+        _conclude(board, "failed", traceback.format_exc())
+    else:
+        if outcome is Outcome.STOPPED:
+            _conclude(board, "stopped", "")
+        ray.get(board.conclude.remote("finished"))
+
+
+def _conclude(board: Any, outcome: str, error: str) -> None:
+    """Tell the launcher, then wait to be ended: a returning trial would count as finished."""
+    ray.get(board.conclude.remote(outcome, error))
+    time.sleep(FAREWELL_S)
+    raise RuntimeError(f"the run has {outcome}, and no launcher ended it: {error}")
+
+
+def _run(run_dir: Path, board: Any) -> Outcome:
+    config = load_config(run_dir / "config.py")
+    data = load_prepared(run_dir / "data.json")
+    plan = plan_placement(config)
+    feed, order, owners = _start_feeders(config, data, plan)
+    networks = _start_networks(config, data, order, plan)
+    for network in networks:
+        owners.update(network.owners())
+    building = [reference for network in networks for reference in network.build()]
+    get_all(building, owners)
+    run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
+    trainer = CoTrainer(
+        config,
+        data,
+        order,
+        networks,
+        feed,
+        run_log,
+        Hooks(
+            resolve=lambda handles: get_all(handles, owners),
+            save_checkpoint=_save_checkpoint,
+            report=_Reporter(board),
+        ),
+    )
+    trainer.check()
+    _announce(board, config, networks)
+    checkpoint = latest_valid(run_dir / "checkpoints", warn=_warner(board))
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+        ray.get(board.message.remote(f"going on at iteration {trainer.iteration}"))
+    else:
+        run_log.truncate(0)
+    try:
+        return trainer.run()
+    finally:
+        run_log.close()
+
+
+def _start_feeders(
+    config: RunConfig, data: PreparedData, plan: PlacementPlan
+) -> tuple[ActorFeed, BatchOrder, dict[str, str]]:
+    actor = ray.remote(FeederProcess)
+    feeders = [actor.options(**_options(plan, bundle)).remote() for bundle in plan.feeders]
+    feed = ActorFeed(feeders, config.feed.prefetch)
+    owners = feed.owners()
+    references = [f.build.remote(config, data, shard) for shard, f in enumerate(feeders)]
+    opened = get_all(references, owners)[0]
+    order = BatchOrder(
+        opened["num_images"], config.train.batch_size, config.seed, opened["wide"]
+    )
+    return feed, order, owners
+
+
+def _start_networks(
+    config: RunConfig, data: PreparedData, order: BatchOrder, plan: PlacementPlan
+) -> list[ActorNetwork]:
+    actor = ray.remote(NetworkProcess)
+    length = make_plan(config, order)
+    networks = []
+    for name, bundles in plan.networks.items():
+        actors = [actor.options(**_options(plan, bundle)).remote() for bundle in bundles]
+        spec = NetworkSpec(
+            name=name,
+            config=config,
+            data=data,
+            iterations_per_epoch=length.iterations_per_epoch,
+            max_iterations=length.max_iterations,
+        )
+        networks.append(ActorNetwork(spec, actors))
+    return networks
+
+
+def _options(plan: PlacementPlan, bundle: int) -> dict[str, Any]:
+    """Actor options that put it into one bundle of the trial's own placement group."""
+    group: PlacementGroup | None = ray.util.get_current_placement_group()
+    assert group is not None, "a controller runs inside Tune's placement group"
+    asked = plan.bundles[bundle]
+    return dict(
+        num_cpus=asked.get("CPU", 0.0),
+        num_gpus=asked.get("GPU", 0.0),
+        max_restarts=0,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(
+            placement_group=group, placement_group_bundle_index=bundle
+        ),
+    )
+
+
+def _announce(board: Any, config: RunConfig, networks: Sequence[ActorNetwork]) -> None:
+    roles = ", ".join(
+        f"{network.name} ({'learner' if network.learner else 'frozen teacher'})"
+        for network in networks
+    )
+    switch = config.switch
+    rule = switch.teacher or switch.criterion
+    ray.get(board.message.remote(f"networks: {roles}; assigner {config.assigner['type']}; {rule}"))
+
+
+def _warner(board: Any) -> Any:
+    def warn(text: str) -> None:
+        logger.warning(text)
+        ray.get(board.message.remote(f"warning: {text}"))
+
+    return warn
+
+
+def _save_checkpoint(parts: Mapping[str, bytes], state: CheckpointState) -> None:
+    """Hand one consistent moment to Tune, which copies it into the run's storage."""
+    staging = Path(tempfile.mkdtemp(prefix="colad-checkpoint-"))
+    try:
+        directory = staging / "checkpoint"
+        write_checkpoint(directory, parts, state)
+        metrics = {"iterations_done": state.iteration}
+        for name, values in state.extra["evaluations"].items():
+            metrics.update({f"{key}/{name}": values[key] for key in ("AP", "AP50", "AP75")})
+        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(directory)))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+class _Reporter:
+    """Publishes progress without waiting, and remembers the stop flag that comes back."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+        self._answer: Any = None
+        self._published_s = 0.0
+        self._status = ""
+        self._stop = False
+
+    def __call__(self, progress: Progress) -> bool:
+        if self._answer is not None:
+            ready, _ = ray.wait([self._answer], timeout=0)
+            if ready:
+                self._stop = self._stop or bool(ray.get(self._answer))
+                self._answer = None
+        now = time.monotonic()
+        due = now - self._published_s >= PUBLISH_S or progress.status != self._status
+        ended = progress.iteration == progress.max_iterations
+        if due or ended:
+            self._answer = self.board.publish.remote(progress)
+            self._published_s, self._status = now, progress.status
+        return self._stop

@@ -1,0 +1,408 @@
+"""The launcher: what ``colad train`` runs on the user's side of a run.
+
+It checks what can fail, starts or joins Ray, hands the run to Tune, shows it, and turns Ctrl-C into
+a checkpoint. Tune's loop has the main thread; a second thread reads the notice board.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from orchestrator.config import RunConfig, load_config, save_config
+from orchestrator.datasets import PreparedData, prepare_data, save_prepared
+from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
+from orchestrator.live_view import LiveView, Progress
+from orchestrator.placement import PlacementPlan, check_resources, plan_placement, resolve_gpus
+from orchestrator.quiet import quiet_environment
+from orchestrator.runlog import write_environment
+
+logger = logging.getLogger(__name__)
+
+STOP_GRACE_S = 60.0
+"""How long a run that is asked to stop may take for its checkpoint."""
+POLL_S = 0.25
+MIN_STORE_BYTES = 80 * 2**20
+"""Ray's own lower bound of an object store, rounded up."""
+
+
+class RunFailed(CoTrainError):
+    """A run ended by an error of the code in an actor; the message holds its traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """How a launched run ended."""
+
+    outcome: str
+    """``finished`` or ``stopped`` (a checkpoint was written; ``--resume`` goes on)."""
+    run_dir: Path
+    iteration: int
+    evaluations: dict[str, dict[str, float]]
+    """Last metrics of each network, in percent."""
+    retries: int
+
+
+def launch(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool,
+    address: str | None,
+    view: LiveView,
+) -> RunResult:
+    """Train a configuration to its end, or until Ctrl-C.
+
+    Args:
+        config: the run.
+        run_dir: where everything goes; must be new unless ``resume``.
+        resume: go on from the newest checkpoint in ``run_dir``.
+        address: of a Ray cluster; None uses RAY_ADDRESS, else starts a Ray of its own.
+        view: shows the run.
+
+    Raises:
+        CoTrainError: before the first iteration for everything that can be known then; later for a
+            loss that is not finite, or after too many retries.
+    """
+    run_dir = run_dir.resolve()
+    check_run_dir(run_dir, config, resume=resume)
+    with making_run_dir(run_dir, keep=resume):
+        data = prepare_data(config.data, run_dir / "data")
+        store_bytes = feed_store_bytes(config, data)
+        check_shared_memory(store_bytes)
+        with connected(address, store_bytes):
+            config = _fit_to_cluster(config)
+            save_config(config, run_dir / "config.py")
+            save_prepared(data, run_dir / "data.json")
+            write_environment(run_dir)
+            return _drive(config, run_dir, resume=resume, view=view)
+
+
+# -- the run directory --------------------------------------------------------------------------
+
+
+def check_run_dir(run_dir: Path, config: RunConfig, *, resume: bool) -> None:
+    """Refuse a directory that holds another run, or none to resume.
+
+    Raises:
+        ConfigError: naming the directory and the option that helps.
+        CheckpointError: the run to resume has another configuration.
+    """
+    saved = run_dir / "config.py"
+    if not resume:
+        if saved.exists():
+            raise ConfigError(
+                f"{run_dir} holds a run already: use --resume to go on with it, or another --work-dir"
+            )
+        return
+    if not saved.is_file():
+        raise ConfigError(f"--resume: {run_dir} holds no run (no config.py)")
+    before = load_config(saved)
+    if before.digest() != config.digest():
+        changed = _differences(before.to_dict(), config.to_dict())
+        raise CheckpointError(
+            f"--resume: {run_dir} was started with another configuration; changed: "
+            f"{', '.join(changed[:8])}. Undo that, or start a new run with another --work-dir"
+        )
+
+
+def _differences(left: Any, right: Any, path: str = "") -> list[str]:
+    """Dotted names of the fields in which two plain configurations differ."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        keys = [*left, *(key for key in right if key not in left)]
+        found = []
+        for key in keys:
+            found += _differences(left.get(key), right.get(key), f"{path}.{key}" if path else key)
+        return found
+    same = left == right or (isinstance(left, (list, tuple)) and list(left) == list(right or ()))
+    return [] if same else [f"{path} ({left!r} -> {right!r})"]
+
+
+@contextmanager
+def making_run_dir(run_dir: Path, *, keep: bool) -> Iterator[None]:
+    """Make the directory; take it away again if nothing was started in it.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    made = not run_dir.exists()
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--work-dir {run_dir}: cannot write there ({error.strerror})") from error
+    try:
+        yield
+    except CoTrainError:
+        started = (run_dir / "iterations.parquet").exists() or keep
+        if not started and made:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        elif not started:
+            (run_dir / "config.py").unlink(missing_ok=True)
+        raise
+
+
+# -- memory -------------------------------------------------------------------------------------
+
+
+def feed_store_bytes(config: RunConfig, data: PreparedData) -> int:
+    """Bytes of the object store that the run's batches and tables may take at once, generously."""
+    width, height = config.data.scale
+    images = config.train.batch_size * config.train.accumulate
+    in_flight = config.feed.prefetch + config.lookahead + 2
+    tables = 64 * 2**20
+    return images * width * height * 3 * in_flight + tables
+
+
+def check_shared_memory(needed: int, folder: str = "/dev/shm") -> None:
+    """Refuse a shared memory too small for the feed (Ray would fall back to the disk, silently slow).
+
+    Raises:
+        ResourceError: needed and free megabytes, and what to change.
+    """
+    if not os.path.isdir(folder):
+        return
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ResourceError(
+            f"{folder} has {free / 2**20:.0f} MB free and the feed needs {needed / 2**20:.0f} MB: "
+            "enlarge it (docker run --shm-size), or lower train.batch_size, feed.prefetch or data.scale"
+        )
+
+
+# -- Ray ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def connected(address: str | None, store_bytes: int) -> Iterator[None]:
+    """A Ray for the run: the named cluster, else RAY_ADDRESS, else a fresh local one.
+
+    Raises:
+        ResourceError: the cluster does not answer.
+    """
+    quiet_environment()
+    import ray
+
+    if ray.is_initialized():  # a test, or a notebook, brought its own
+        yield
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or None
+    common: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
+    if target is None or target == "local":
+        store = max(MIN_STORE_BYTES, 2 * store_bytes)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=min(store, _shared_memory_limit(store)),
+            **common,
+        )
+    else:
+        _check_address(target, "--address" if address else "RAY_ADDRESS")
+        try:
+            ray.init(address=target, **common)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ResourceError(_no_answer(target, str(error))) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _shared_memory_limit(wanted: int) -> int:
+    try:
+        return max(MIN_STORE_BYTES, int(shutil.disk_usage("/dev/shm").free * 0.9))
+    except OSError:
+        return wanted
+
+
+def _check_address(address: str, source: str) -> None:
+    """Refuse an address that nobody listens on, before Ray waits for it for minutes."""
+    if address == "auto":
+        raise ResourceError(
+            f"{source}=auto could mean a stale cluster: give its host:port, or leave it out"
+        )
+    plain = address.removeprefix("ray://")
+    host, _, port = plain.rpartition(":")
+    if not host or not port.isdigit():
+        raise ResourceError(f"{source} = {address!r}: expected host:port")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ResourceError(_no_answer(f"{source} {address}", str(error))) from error
+
+
+def _no_answer(target: str, detail: str) -> str:
+    first = detail.strip().splitlines()[0] if detail.strip() else "no answer"
+    return (
+        f"no Ray cluster answers at {target} ({first}): is it stale? Start it, correct the address, "
+        "or leave it out (and unset RAY_ADDRESS) for a Ray of its own"
+    )
+
+
+def _fit_to_cluster(config: RunConfig) -> RunConfig:
+    import ray
+
+    config = resolve_gpus(config, ray.cluster_resources())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    check_resources(plan_placement(config), nodes)
+    return config
+
+
+# -- the trial ----------------------------------------------------------------------------------
+
+
+def _drive(config: RunConfig, run_dir: Path, *, resume: bool, view: LiveView) -> RunResult:
+    import ray
+
+    from orchestrator.monitor import create_monitor
+
+    try:
+        board = create_monitor(str(run_dir))
+    except ValueError as error:
+        raise ConfigError(
+            f"{run_dir} is being trained by another launcher on this cluster: wait for it, or use "
+            "another --work-dir"
+        ) from error
+    watcher = _Watcher(board, view)
+    try:
+        tuner = _make_tuner(config, run_dir, resume=resume)
+        with watcher.running():
+            results = tuner.fit()
+    finally:
+        ray.kill(board)
+    return _conclude(watcher, results, run_dir)
+
+
+def _make_tuner(config: RunConfig, run_dir: Path, *, resume: bool) -> Any:
+    from ray import tune
+
+    from orchestrator.controller import cotrain_trial
+
+    trainable = tune.with_resources(cotrain_trial, placement_factory(plan_placement(config)))
+    experiment = run_dir / "checkpoints"
+    if resume and tune.Tuner.can_restore(str(experiment)):
+        return tune.Tuner.restore(
+            str(experiment), trainable, resume_unfinished=True, resume_errored=True
+        )
+    return tune.Tuner(
+        trainable,
+        param_space={"run_dir": str(run_dir)},
+        tune_config=tune.TuneConfig(
+            trial_name_creator=lambda trial: "trial",
+            trial_dirname_creator=lambda trial: "trial",
+        ),
+        run_config=tune.RunConfig(
+            name=experiment.name,
+            storage_path=str(run_dir),
+            failure_config=tune.FailureConfig(max_failures=config.resources.max_retries),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=config.checkpoint.keep),
+            verbose=0,
+        ),
+    )
+
+
+def placement_factory(plan: PlacementPlan) -> Any:
+    """The plan as Tune takes it."""
+    from ray import tune
+
+    return tune.PlacementGroupFactory(plan.bundles, strategy=plan.strategy)
+
+
+def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
+    """The result of a run, or the error that ended it."""
+    progress = watcher.progress
+    if watcher.outcome == "failed":
+        raise RunFailed(watcher.error)
+    if watcher.outcome in ("finished", "stopped"):
+        assert progress is not None
+        return RunResult(
+            outcome=watcher.outcome,
+            run_dir=run_dir,
+            iteration=progress.iteration,
+            evaluations={name: dict(v) for name, v in progress.evaluations.items()},
+            retries=watcher.retries,
+        )
+    if watcher.signalled:
+        raise RunFailed(
+            f"stopped without a checkpoint of its own within {STOP_GRACE_S:.0f} s; --resume goes on "
+            "from the last one"
+        )
+    error = results.errors[0] if results.num_errors else "no error was reported"
+    raise RunFailed(f"the run was given up after {watcher.retries} restart(s): {error}")
+
+
+class _Watcher:
+    """Reads the notice board, shows it, and turns signals into a stop with a checkpoint."""
+
+    def __init__(self, board: Any, view: LiveView) -> None:
+        self.board, self.view = board, view
+        self.progress: Progress | None = None
+        self.outcome, self.error = "", ""
+        self.retries = 0
+        self.signalled = False
+        self._signalled_s = 0.0
+        self._done = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Watch while the body runs, with SIGINT and SIGTERM trapped."""
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        thread = threading.Thread(target=self._watch, name="colad-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._done.set()
+            thread.join(timeout=10)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        self._read()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.signalled:
+            return
+        self.signalled, self._signalled_s = True, time.monotonic()
+
+    def _watch(self) -> None:
+        asked = False
+        while not self._done.wait(POLL_S):
+            self._read()
+            if self.signalled and not asked:
+                asked = True
+                self.view.message("stopping: writing a checkpoint first")
+                self.board.request_stop.remote()
+            late = asked and time.monotonic() - self._signalled_s > STOP_GRACE_S
+            if self.outcome in ("stopped", "failed") or late:
+                # Tune ends its loop at this signal and leaves the trial unfinished, to be resumed.
+                os.kill(os.getpid(), signal.SIGUSR1)
+                return
+
+    def _read(self) -> None:
+        import ray
+
+        try:
+            notice = ray.get(self.board.read.remote(), timeout=30)
+        except ray.exceptions.RayError as error:
+            logger.warning("the notice board does not answer: %s", error)
+            return
+        for text in notice.messages:
+            self.retries += "going on from the last checkpoint" in text
+            self.view.message(text)
+        if notice.progress is not None and notice.progress != self.progress:
+            self.progress = notice.progress
+            self.view.update(dataclasses.replace(notice.progress, retries=self.retries))
+        self.outcome, self.error = notice.outcome, notice.error

@@ -120,9 +120,8 @@ def modulated_deform_conv_forward(
     Source: Zhu et al. 2019, Eq. 1.
     """
     columns = _sample_columns(_read_geometry(geometry), input, offset, mask)
-    output.copy_(_apply_weight(columns, weight, geometry["group"]).view_as(output))
-    if with_bias:
-        output.add_(bias[:, None, None])
+    result = _apply_weight(columns, weight, geometry["group"]).view_as(output)
+    output.copy_(result + bias[:, None, None] if with_bias else result)
 
 
 def modulated_deform_conv_backward(

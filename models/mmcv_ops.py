@@ -33,7 +33,8 @@ EXTENSION = "mmcv._ext"
 HOW_TO_BUILD = (
     "Build mmcv with its operators (needs a C++ compiler, and nvcc for CUDA): MMCV_WITH_OPS=1 pip "
     "install --no-build-isolation --no-cache-dir --force-reinstall --no-deps "
-    '--no-binary onedl-mmcv "onedl-mmcv>=2.3.6,<2.4"'
+    "--no-binary onedl-mmcv 'onedl-mmcv>=2.3.6,<2.4' "
+    "(the original: --no-binary mmcv mmcv==2.1.0, with setuptools<80 installed)"
 )
 _NMS_BLOCK = 512
 """Boxes decided together; bounds the IoU matrix to 512 x N floats (20 MB for 10,000 boxes)."""

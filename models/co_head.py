@@ -110,3 +110,17 @@ def mean_over_ranks(*values: Tensor | float, like: Tensor) -> list[Tensor]:
         ]
     )
     return list(reduce_mean(stacked).unbind())
+
+
+CO_HEADS = {"PAAHead": "CoPAAHead"}
+"""Heads of mmdet and ours with the same parameters, which can learn from a given assignment."""
+
+
+def co_head_type(head_type: str) -> str:
+    """Our counterpart of an mmdet head, or the type itself where there is none."""
+    return CO_HEADS.get(head_type, head_type)
+
+
+def plain_head_type(head_type: str) -> str:
+    """The mmdet head that loads the weights of one of ours."""
+    return {ours: theirs for theirs, ours in CO_HEADS.items()}.get(head_type, head_type)

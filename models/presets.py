@@ -5,6 +5,8 @@ They have the shape of mmdet's PAA configuration with everything narrowed; nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mmengine import ConfigDict
@@ -79,16 +81,6 @@ def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> C
     return ConfigDict(model)  # mmdet reads test_cfg by attribute
 
 
-def tiny_paa_r18(num_classes: int) -> ConfigDict:
-    """The small network of the tiny configurations: ResNet-18, 16 channels at the first stage."""
-    return tiny_paa(num_classes)
-
-
-def tiny_paa_r34(num_classes: int) -> ConfigDict:
-    """The larger one, on the same prior grid: ResNet-34 with the same width."""
-    return tiny_paa(num_classes, depth=34)
-
-
 def _paa_head(num_classes: int) -> dict[str, Any]:
     return dict(
         type="CoPAAHead",
@@ -117,3 +109,11 @@ def _paa_head(num_classes: int) -> dict[str, Any]:
         loss_bbox=dict(type="GIoULoss", loss_weight=1.3),
         loss_centerness=dict(type="CrossEntropyLoss", use_sigmoid=True, loss_weight=0.5),
     )
+
+
+PRESETS: dict[str, Callable[[int], ConfigDict]] = {
+    "tiny_r18": partial(tiny_paa, depth=18, base_channels=16),
+    "tiny_r34": partial(tiny_paa, depth=34, base_channels=16),
+    "tiny_r18_wide": partial(tiny_paa, depth=18, base_channels=24),
+}
+"""Detectors by name, as functions of the number of classes; all on the same prior grid."""

@@ -54,7 +54,7 @@ def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[st
 
     from models.co_head import co_head_type
 
-    base = _base_model(name, config)
+    base = _base_model(name, config, num_classes)
     overrides = copy.deepcopy(config.model)
     try:
         model = to_plain(Config._merge_a_into_b(ConfigDict(overrides), ConfigDict(base)))
@@ -77,7 +77,7 @@ def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[st
     return model
 
 
-def _base_model(name: str, config: NetworkConfig) -> dict[str, Any]:
+def _base_model(name: str, config: NetworkConfig, num_classes: int) -> dict[str, Any]:
     from mmengine.config import Config
 
     from models.presets import PRESETS
@@ -87,7 +87,7 @@ def _base_model(name: str, config: NetworkConfig) -> dict[str, Any]:
             raise ConfigError(
                 f"networks.{name}.preset = {config.preset!r}: expected one of {', '.join(PRESETS)}"
             )
-        return to_plain(PRESETS[config.preset]())
+        return to_plain(PRESETS[config.preset](num_classes))
     if config.config is None:
         return {}
     try:
@@ -130,6 +130,8 @@ def build_detector(
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
 
+    from mmengine.config import ConfigDict
+
     import_custom(())
     register_all_modules(init_default_scope=True)
     model = resolve_model(name, config, num_classes)
@@ -137,7 +139,7 @@ def build_detector(
     backbone_weights = _take_pretrained(name, config, model)
     torch.manual_seed(network_seed(seed, name))
     try:
-        detector = MODELS.build(copy.deepcopy(model))
+        detector = MODELS.build(ConfigDict(copy.deepcopy(model)))
     except Exception as error:  # mmdet's constructors raise anything for bad fields
         raise ModelError(
             f"networks.{name}.model does not build: {type(error).__name__}: {error}"

@@ -1,0 +1,5 @@
+# CoLAD: two learners from random weights; per GT and level, the one with the better costs teaches.
+_base_ = ["./_base_/own_data.py"]
+networks = dict(r18=dict(preset="tiny_r18"), r34=dict(preset="tiny_r34"))
+assigner = dict(type="PAA")
+switch = dict(criterion="std_mean")

@@ -1,0 +1,3 @@
+# Three learners; the best indicator among them teaches.
+_base_ = ["./colad_shapes.py"]
+networks = dict(wide=dict(preset="tiny_r18_wide"))

@@ -1,0 +1,4 @@
+# Plain PAA: one network that assigns for itself.
+_base_ = ["./_base_/shapes.py"]
+networks = dict(r18=dict(preset="tiny_r18"))
+assigner = dict(type="PAA")

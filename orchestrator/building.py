@@ -39,8 +39,16 @@ def import_custom(modules: Sequence[str]) -> None:
     for module in ("models", *modules):
         try:
             importlib.import_module(module)
+            _quiet_mmengine()
         except ImportError as error:
             raise ConfigError(f"custom_imports: cannot import {module!r}: {error}") from error
+
+
+def _quiet_mmengine() -> None:
+    """mmengine reports the initialisation of every parameter; only its warnings are of use here."""
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_current_instance().setLevel("WARNING")
 
 
 def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import logging
 from collections.abc import Sequence
@@ -66,19 +68,18 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
     from mmdet.utils import register_all_modules
 
     register_all_modules(init_default_scope=True)
-    pipeline = build_pipeline(data, train=train)
+    config = dict(
+        type="CocoDataset",
+        ann_file=split.annotations,
+        data_prefix=dict(img=split.images),
+        metainfo=dict(classes=tuple(classes)),
+        pipeline=build_pipeline(data, train=train),
+        test_mode=not train,
+        filter_cfg=dict(filter_empty_gt=data.filter_empty_gt, min_size=data.min_size),
+    )
     try:
-        dataset = DATASETS.build(
-            dict(
-                type="CocoDataset",
-                ann_file=split.annotations,
-                data_prefix=dict(img=split.images),
-                metainfo=dict(classes=tuple(classes)),
-                pipeline=pipeline,
-                test_mode=not train,
-                filter_cfg=dict(filter_empty_gt=data.filter_empty_gt, min_size=data.min_size),
-            )
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks while it reads
+            dataset = DATASETS.build(config)
     except (KeyError, TypeError, ValueError) as error:
         field = "data.train_pipeline" if train else "data.test_pipeline"
         raise ConfigError(f"{field} does not build: {type(error).__name__}: {error}") from error

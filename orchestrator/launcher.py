@@ -84,7 +84,7 @@ def launch(
         store_bytes = feed_store_bytes(config, data)
         check_shared_memory(store_bytes)
         with connected(address, store_bytes):
-            config = _fit_to_cluster(config)
+            config = fit_to_cluster(config)
             save_config(config, run_dir / "config.py")
             save_prepared(data, run_dir / "data.json")
             write_environment(run_dir)
@@ -253,7 +253,12 @@ def _no_answer(target: str, detail: str) -> str:
     )
 
 
-def _fit_to_cluster(config: RunConfig) -> RunConfig:
+def fit_to_cluster(config: RunConfig) -> RunConfig:
+    """The configuration with GPUs resolved, once the connected cluster can hold it.
+
+    Raises:
+        ResourceError: it cannot.
+    """
     import ray
 
     config = resolve_gpus(config, ray.cluster_resources())

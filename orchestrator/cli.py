@@ -1,0 +1,228 @@
+"""``colad``: the command line. Thin: parse, call, print.
+
+Exit codes: 0 done; 2 something to correct (one message, no traceback); 130 stopped by a signal after
+writing a checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from orchestrator.errors import CoTrainError
+
+app = typer.Typer(
+    name="colad",
+    help="Co-training of object detectors: networks in Ray actors decide label assignment together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Datasets: draw, convert, inspect.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+console = Console(highlight=False)
+error_console = Console(stderr=True, highlight=False)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="Configuration file.", show_default=False)]
+MoreArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[FIELD=VALUE]...", help="More of --set.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may list several."),
+]
+
+
+def _overrides(first: list[str] | None, more: list[str] | None) -> list[str]:
+    return [*(first or []), *(more or [])]
+
+
+@app.command()
+def train(
+    config: ConfigArgument,
+    more: MoreArgument = None,
+    set_: SetOption = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Run directory. [default: runs/NAME_OF_CONFIG]")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster, host:port. [default: RAY_ADDRESS, else local]")
+    ] = None,
+) -> None:
+    """Train the networks of a configuration together."""
+    from orchestrator.config import load_config
+    from orchestrator.launcher import launch
+    from orchestrator.live_view import LiveView
+
+    run_config = load_config(config, _overrides(set_, more))
+    run_dir = work_dir or Path("runs") / config.stem
+    with LiveView(console, title=f"{config.stem} -> {run_dir}") as view:
+        result = launch(run_config, run_dir, resume=resume, address=address, view=view)
+    if result.evaluations:
+        console.print(_metrics_table(result.evaluations))
+    restarts = f" after {result.retries} restart(s)" if result.retries else ""
+    console.print(
+        f"{result.outcome} at iteration {result.iteration}{restarts}; run directory: "
+        f"{escape(str(run_dir))}",
+        soft_wrap=True,
+    )
+    if result.outcome == "stopped":
+        console.print("go on with: the same command and --resume")
+        raise typer.Exit(130)
+
+
+@app.command("eval")
+def evaluate(
+    target: Annotated[
+        Path, typer.Argument(help="Run directory, checkpoint in one, or exported .pth.")
+    ],
+    more: MoreArgument = None,
+    set_: SetOption = None,
+    split: Annotated[str, typer.Option(help="val, train, or a COCO annotation file.")] = "val",
+    config: Annotated[
+        Path | None, typer.Option(help="mmdet configuration of a .pth. [default: config.py beside it]")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="Only this network.")] = None,
+    per_class: Annotated[bool, typer.Option("--per-class", help="AP of every class.")] = False,
+) -> None:
+    """COCO metrics of trained networks."""
+    from orchestrator.evaluate_run import evaluate_target
+
+    overrides = _overrides(set_, more)
+    results = evaluate_target(
+        target, split=split, config=config, network=network, overrides=overrides
+    )
+    console.print(_metrics_table({name: result.metrics for name, result in results.items()}))
+    if per_class:
+        console.print(_class_table(results))
+
+
+@app.command()
+def check(
+    config: ConfigArgument,
+    more: MoreArgument = None,
+    set_: SetOption = None,
+    work_dir: Annotated[Path | None, typer.Option(help="Run directory to be used.")] = None,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, host:port.")] = None,
+) -> None:
+    """Everything that can fail, before it costs: data, networks, weights, memory, cluster."""
+    from orchestrator.config import load_config
+    from orchestrator.preflight import preflight
+
+    run_config = load_config(config, _overrides(set_, more))
+    run_dir = work_dir or Path("runs") / config.stem
+    for line in preflight(run_config, run_dir, address=address):
+        console.print(f"[green]ok[/] {escape(line)}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run directory, or a checkpoint in one.")],
+    out: Annotated[Path, typer.Argument(help="Folder for config.py and weights.pth.")],
+    network: Annotated[str, typer.Option(help="Which network.")],
+) -> None:
+    """Write one network as a plain mmdet config and checkpoint."""
+    from orchestrator.export import export_network
+
+    config_path, weights_path = export_network(run, network, out)
+    console.print(f"{escape(str(config_path))}\n{escape(str(weights_path))}", soft_wrap=True)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, what is missing."""
+    from orchestrator.doctor import diagnose
+
+    healthy = True
+    for finding in diagnose():
+        mark = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "bad": "[red]missing[/]"}
+        console.print(f"{mark[finding.level]} {escape(finding.text)}", soft_wrap=True)
+        healthy = healthy and finding.level != "bad"
+    if not healthy:
+        raise typer.Exit(2)
+
+
+@data_app.command()
+def shapes(
+    root: Annotated[Path, typer.Argument(help="Folder to make.")],
+    train_images: Annotated[int | None, typer.Option("--train", help="Training images.")] = None,
+    val_images: Annotated[int | None, typer.Option("--val", help="Validation images.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images, pixels.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed.")] = None,
+) -> None:
+    """Draw a toy dataset of shapes."""
+    from orchestrator.data.shapes import make_shapes
+
+    given: dict[str, Any] = dict(train=train_images, val=val_images, size=size, seed=seed)
+    made = make_shapes(root, **{key: value for key, value in given.items() if value is not None})
+    console.print(f"{escape(str(made))}", soft_wrap=True)
+
+
+@data_app.command()
+def voc2coco(
+    root: Annotated[Path, typer.Argument(help="VOC folder (Annotations, ImageSets, JPEGImages).")],
+    out: Annotated[Path, typer.Argument(help="COCO file to write.")],
+    split: Annotated[str, typer.Option(help="Name in ImageSets/Main, without .txt.")],
+) -> None:
+    """Convert a split of a Pascal VOC folder to a COCO annotation file."""
+    from orchestrator.data.voc import convert_voc
+
+    report = convert_voc(root, split=split, out=out)
+    console.print(escape(str(report)), soft_wrap=True)
+
+
+@data_app.command()
+def stats(
+    annotations: Annotated[Path, typer.Argument(help="COCO annotation file.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Image folder. [default: looked for near the file]")
+    ] = None,
+) -> None:
+    """Numbers of a COCO annotation file, and the problems in it."""
+    from orchestrator.data.coco import load_coco, resolve_image_root
+    from orchestrator.data.stats import dataset_stats, render_stats
+
+    root = resolve_image_root(annotations.parent, annotations, None if images is None else str(images))
+    console.print(render_stats(dataset_stats(load_coco(annotations, root))))
+
+
+def _metrics_table(metrics: dict[str, dict[str, float]]) -> Any:
+    from orchestrator.evaluation import metrics_table
+
+    return metrics_table(metrics)
+
+
+def _class_table(results: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("class", *results)
+    first = next(iter(results.values()))
+    for name in first.per_class:
+        cells = [f"{result.per_class[name][0]:.1f}" for result in results.values()]
+        table.add_row(escape(name), *cells)
+    return table
+
+
+def main() -> None:
+    """Entry point: one message instead of a traceback for what the user can correct."""
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        app()
+    except CoTrainError as error:
+        kind = type(error).__name__
+        error_console.print(f"[bold red]{kind}[/]: {escape(str(error))}", soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""``colad check``: everything that can fail, before it costs.
+
+The same checks guard ``colad train``: there the data is checked by the launcher and the networks by
+their actors, all before the first iteration.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.building import check_compatible
+from orchestrator.config import RunConfig
+from orchestrator.datasets import PreparedData, build_dataset, prepare_data
+from orchestrator.feed import Feeder
+from orchestrator.actors import batch_order
+from orchestrator.launcher import (
+    check_run_dir,
+    check_shared_memory,
+    connected,
+    feed_store_bytes,
+    fit_to_cluster,
+    making_run_dir,
+)
+from orchestrator.network import Network, NetworkSpec
+from orchestrator.placement import plan_placement
+from orchestrator.trainer import make_plan
+
+
+def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Iterator[str]:
+    """Yield one line per check passed.
+
+    Raises:
+        CoTrainError: the first check that fails, naming what to change.
+    """
+    yield "configuration"
+    existed = run_dir.exists()
+    check_run_dir(run_dir, config, resume=False)
+    with making_run_dir(run_dir, keep=False):
+        yield f"run directory {run_dir} can be written"
+    if not existed:
+        run_dir.rmdir()
+    with tempfile.TemporaryDirectory() as cache:
+        data = prepare_data(config.data, Path(cache))
+        yield (
+            f"data: {data.train.num_images} training and {data.val.num_images} validation images, "
+            f"{len(data.classes)} classes ({', '.join(data.classes[:8])})"
+        )
+        yield from _check_networks(config, data)
+    needed = feed_store_bytes(config, data)
+    check_shared_memory(needed)
+    yield f"shared memory for {needed / 2**20:.0f} MB of batches"
+    with connected(address, needed):
+        fitted = fit_to_cluster(config)
+        total = plan_placement(fitted).total()
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
+        yield f"Ray has what the run asks for: {asked} of {_cluster()}"
+
+
+def _check_networks(config: RunConfig, data: PreparedData) -> Iterator[str]:
+    dataset = build_dataset(config.data, data.train, data.classes, train=True)
+    order = batch_order(config, dataset)
+    batch = Feeder(dataset, order, seed=config.seed, num_shards=config.resources.ranks).batch(0)
+    yield f"feed: one batch of {batch.num_images} images decoded ({batch.nbytes / 2**20:.1f} MB)"
+    plan = make_plan(config, order)
+    grids = {}
+    for name in config.networks:
+        network = Network(
+            NetworkSpec(
+                name=name,
+                config=config,
+                data=data,
+                iterations_per_epoch=plan.iterations_per_epoch,
+                max_iterations=plan.max_iterations,
+            )
+        )
+        grids[name] = network.describe()
+        yield f"network {name}: {_describe(network)}"
+    check_compatible(grids)
+    yield f"networks can be compared: {len(grids)} on strides {next(iter(grids.values())).strides}"
+
+
+def _describe(network: Any) -> str:
+    parameters = sum(p.numel() for p in network.detector.parameters())
+    role = "learner" if network.learner else "frozen teacher"
+    return f"{role}, {parameters / 1e6:.2f} M parameters"
+
+
+def _cluster() -> str:
+    resources = ray.cluster_resources()
+    return ", ".join(f"{resources.get(name, 0):g} {name}" for name in ("CPU", "GPU"))

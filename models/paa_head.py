@@ -14,6 +14,7 @@ from torch import Tensor
 
 from assigners import PAAAssigner, build_assigner
 from assigners.boxes import aligned_iou
+from assigners.focal import focal_terms
 from assigners.types import (
     Assignment,
     DensePredictions,
@@ -74,6 +75,11 @@ class CoPAAHead(CoHead, PAAHead):
         super().__init__(*args, topk=topk, covariance_type=covariance_type, **kwargs)
         self._check()
         self.own_assigner = self._build_own_assigner(chosen)
+
+    @property
+    def num_anchors(self) -> int:
+        """Anchors per location; mmdet's own property warns whenever mmdet itself reads it."""
+        return int(self.num_base_priors)
 
     def _check(self) -> None:
         per_location = set(self.prior_generator.num_base_priors)
@@ -183,11 +189,8 @@ class CoPAAHead(CoHead, PAAHead):
         num_pos, num_images, sum_iou = mean_over_ranks(
             assignment.num_pos, priors.num_images, iou.sum(), like=boxes
         )
-        loss_cls = self.loss_cls(
-            predictions.cls.flatten(0, 1),
-            assignment.labels.flatten(),
-            assignment.label_weights.flatten(),
-            avg_factor=torch.maximum(num_pos, num_images),
+        loss_cls = self._classification_loss(
+            predictions, assignment, torch.maximum(num_pos, num_images)
         )
         if assignment.num_pos == 0:  # this rank learns no box, but its parameters must take part
             return {
@@ -205,6 +208,21 @@ class CoPAAHead(CoHead, PAAHead):
             quality[positives][:, None], iou[:, None], avg_factor=num_pos
         )
         return {"loss_cls": loss_cls, "loss_bbox": loss_bbox, "loss_iou": loss_iou}
+
+    def _classification_loss(
+        self, predictions: DensePredictions, assignment: HardAssignment, avg_factor: Tensor
+    ) -> Tensor:
+        """The configured loss on logits; the focal loss where a branch gives probabilities."""
+        cls = predictions.cls.flatten(0, 1)  # (B * A, C)
+        labels, weights = assignment.labels.flatten(), assignment.label_weights.flatten()
+        if not predictions.cls_is_prob:
+            return self.loss_cls(cls, labels, weights, avg_factor=avg_factor)
+        positive, negative = focal_terms(
+            cls, is_prob=True, alpha=self.loss_cls.alpha, gamma=self.loss_cls.gamma
+        )
+        is_target = labels[:, None] == torch.arange(cls.shape[1], device=cls.device)
+        loss = torch.where(is_target, positive, negative) * weights[:, None]
+        return self.loss_cls.loss_weight * loss.sum() / avg_factor
 
     # -- plain training -------------------------------------------------------------------------
 

@@ -137,9 +137,7 @@ class ActorNetwork:
         self.num_ranks = len(actors)
 
     def begin_step(self, batches: Sequence[Any], step: Step) -> list[Any]:
-        return [
-            actor.begin_step.remote(batch, step) for actor, batch in zip(self.actors, batches)
-        ]
+        return [actor.begin_step.remote(batch, step) for actor, batch in zip(self.actors, batches)]
 
     def finish_step(
         self, tables: Mapping[str, Sequence[Any]], *, want_sample: bool = False

@@ -27,8 +27,8 @@ META_KEYS = (
     "flip_direction",
 )
 
-# The arrays are views of shared memory. They are only read (the preprocessor's `.float()` copies), so
-# torch's caution about writing to a read-only array does not apply.
+# The arrays are views of shared memory. They are only read (the preprocessor's `.float()` copies),
+# so torch's caution about writing to a read-only array does not apply.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 

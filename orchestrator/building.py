@@ -137,7 +137,6 @@ def build_detector(
     """
     from mmdet.registry import MODELS
     from mmdet.utils import register_all_modules
-
     from mmengine.config import ConfigDict
 
     import_custom(())
@@ -170,8 +169,8 @@ def _check_preprocessor(name: str, model: Mapping[str, Any]) -> None:
     field = f"networks.{name}.model.data_preprocessor"
     if preprocessor.get("batch_augments"):
         raise ConfigError(
-            f"{field}.batch_augments is set: all networks must see the same pixels, so augmentation "
-            "belongs to data.train_pipeline"
+            f"{field}.batch_augments is set: all networks must see the same pixels, so "
+            "augmentation belongs to data.train_pipeline"
         )
     if preprocessor.get("type") != "DetDataPreprocessor":
         raise ConfigError(
@@ -251,8 +250,8 @@ def describe_grid(name: str, detector: nn.Module, model: Mapping[str, Any]) -> G
     per_location = set(generator.num_base_priors)
     if per_location != {1}:
         raise ModelError(
-            f"networks.{name}: {sorted(per_location)} priors per location; co-training compares one "
-            "prior per location (set scales_per_octave=1 and one ratio)"
+            f"networks.{name}: {sorted(per_location)} priors per location; co-training compares "
+            "one prior per location (set scales_per_octave=1 and one ratio)"
         )
     strides = tuple(int(s[0] if isinstance(s, (tuple, list)) else s) for s in generator.strides)
     return GridDescription(
@@ -276,8 +275,8 @@ def check_compatible(grids: Mapping[str, GridDescription]) -> None:
             ours, theirs = getattr(grid, field), getattr(reference, field)
             if ours != theirs:
                 raise ModelError(
-                    f"networks.{name} and networks.{first} cannot be compared: {field} is {ours} and "
-                    f"{theirs}; all networks of a run need the same"
+                    f"networks.{name} and networks.{first} cannot be compared: {field} is {ours} "
+                    f"and {theirs}; all networks of a run need the same"
                 )
 
 

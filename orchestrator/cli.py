@@ -1,7 +1,7 @@
 """``colad``: the command line. Thin: parse, call, print.
 
-Exit codes: 0 done; 2 something to correct (one message, no traceback); 130 stopped by a signal after
-writing a checkpoint.
+Exit codes: 0 done; 2 something to correct (one message, no traceback); 130 stopped by a signal
+after writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.errors import CoTrainError
+from orchestrator.quiet import quiet_environment
 
 app = typer.Typer(
     name="colad",
-    help="Co-training of object detectors: networks in Ray actors decide label assignment together.",
+    help="Co-training of object detectors: networks in Ray actors decide label assignments.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,7 +90,8 @@ def evaluate(
     set_: SetOption = None,
     split: Annotated[str, typer.Option(help="val, train, or a COCO annotation file.")] = "val",
     config: Annotated[
-        Path | None, typer.Option(help="mmdet configuration of a .pth. [default: config.py beside it]")
+        Path | None,
+        typer.Option(help="mmdet configuration of a .pth. [default: config.py beside it]"),
     ] = None,
     network: Annotated[str | None, typer.Option(help="Only this network.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="AP of every class.")] = False,
@@ -191,7 +193,9 @@ def stats(
     from orchestrator.data.coco import load_coco, resolve_image_root
     from orchestrator.data.stats import dataset_stats, render_stats
 
-    root = resolve_image_root(annotations.parent, annotations, None if images is None else str(images))
+    root = resolve_image_root(
+        annotations.parent, annotations, None if images is None else str(images)
+    )
     console.print(render_stats(dataset_stats(load_coco(annotations, root))))
 
 
@@ -214,6 +218,7 @@ def _class_table(results: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Entry point: one message instead of a traceback for what the user can correct."""
+    quiet_environment()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:

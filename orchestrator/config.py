@@ -33,7 +33,9 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    _require(value in allowed, f"{name} = {value!r}: expected one of {', '.join(map(repr, allowed))}")
+    _require(
+        value in allowed, f"{name} = {value!r}: expected one of {', '.join(map(repr, allowed))}"
+    )
 
 
 def _positive(**fields: float) -> None:
@@ -48,7 +50,7 @@ class NetworkConfig:
     preset: str | None = None
     """A tiny detector of ``models.presets``, by name, that ``model`` is merged over."""
     config: str | None = None
-    """An mmdet config whose ``model`` is inherited: a path, or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
+    """mmdet config whose ``model`` is inherited: a path, or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
     model: dict[str, Any] = field(default_factory=dict)
     """mmdet detector fields, merged over ``preset`` or ``config`` (``_delete_=True`` replaces)."""
     learner: bool = True
@@ -75,13 +77,13 @@ class NetworkConfig:
         )
         _require(
             self.learner or self.checkpoint is not None,
-            "learner = False needs checkpoint = PATH: a frozen network with random weights cannot teach",
+            "learner = False needs checkpoint = PATH: a network with random weights cannot teach",
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """COCO-format data. Relative paths are relative to ``root``, ``root`` to the working directory."""
+    """COCO-format data. Paths are relative to ``root``, ``root`` to the working directory."""
 
     root: str = ""
     """Folder of the dataset. Required, except with ``shapes``."""
@@ -115,9 +117,13 @@ class DataConfig:
     """Batches of images that are all wider or all taller than square (less padding)."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.root), "data.root is empty: give the dataset folder (--set data.root=DIR)")
+        _require(
+            bool(self.root), "data.root is empty: give the dataset folder (--set data.root=DIR)"
+        )
         _require(0 <= self.flip <= 1, f"data.flip = {self.flip!r}: a probability between 0 and 1")
-        _require(len(self.scale) == 2 and min(self.scale) > 0, f"data.scale = {self.scale!r}: (w, h)")
+        _require(
+            len(self.scale) == 2 and min(self.scale) > 0, f"data.scale = {self.scale!r}: (w, h)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +131,9 @@ class SwitchConfig:
     """Who teaches. The defaults of scope and tie rules are those of ``orchestrator.switching``."""
 
     criterion: str = "self"
-    """``self`` (each network assigns for itself), ``fixed`` (LAD), ``std_mean`` or ``fisher`` (CoLAD)."""
+    """``self`` (each assigns for itself), ``fixed`` (LAD), ``std_mean`` or ``fisher`` (CoLAD)."""
     scope: str | None = None
-    """Pairs that one decision covers: gt_level, gt, image, iteration. None: the assigner's default."""
+    """Pairs of one decision: gt_level, gt, image or iteration. None: the assigner's default."""
     teacher: str | None = None
     """With ``fixed``: the network whose costs everybody learns from."""
 
@@ -157,7 +163,7 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches per optimizer step."""
     precision: str = "fp32"
-    """``fp32``, ``bf16`` or ``fp16`` autocast of forward passes; assignment and losses stay float32."""
+    """``fp32``, ``bf16`` or ``fp16`` autocast of forward passes; assignment, losses stay float32."""
     optimizer: dict[str, Any] = field(
         default_factory=lambda: dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
     )
@@ -195,7 +201,7 @@ class FeedConfig:
     prefetch: int = 2
     """Batches asked for ahead of the iteration that uses them."""
     placement: str = "shared"
-    """``shared``: one feeder per shard; ``per_node``: one per shard and node, with equal streams."""
+    """``shared``: one feeder per shard; ``per_node``: one per shard and node, equal streams."""
 
     def __post_init__(self) -> None:
         _require(self.workers >= 0, f"feed.workers = {self.workers}: must not be negative")
@@ -399,7 +405,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], path: str = "") -> T:
             near = difflib.get_close_matches(str(name), known, n=1)
             hint = f"; did you mean {prefix}{near[0]}?" if near else ""
             raise ConfigError(f"unknown field {prefix}{name}{hint} Known: {', '.join(known)}")
-    kwargs = {name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()}
+    kwargs = {
+        name: _convert(hints[name], value, f"{prefix}{name}") for name, value in values.items()
+    }
     missing = [
         name
         for name, f in known.items()
@@ -460,7 +468,7 @@ def _convert_scalar(hint: Any, value: Any, path: str) -> Any:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``["a.b=1", "c=[1,2]"]`` -> ``{"a.b": 1, "c": [1, 2]}``; words that are no literal are strings.
+    """``["a.b=1", "c=[1,2]"]`` -> ``{"a.b": 1, "c": [1, 2]}``; other words are strings.
 
     Raises:
         ConfigError: an override without ``=``.

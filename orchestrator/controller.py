@@ -128,9 +128,7 @@ def _start_feeders(
     owners = feed.owners()
     references = [f.build.remote(config, data, shard) for shard, f in enumerate(feeders)]
     opened = get_all(references, owners)[0]
-    order = BatchOrder(
-        opened["num_images"], config.train.batch_size, config.seed, opened["wide"]
-    )
+    order = BatchOrder(opened["num_images"], config.train.batch_size, config.seed, opened["wide"])
     return feed, order, owners
 
 

@@ -13,7 +13,16 @@ MMDET_DISTRIBUTIONS = {
     "maintained": ("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv"),
     "original": ("mmdet", "mmengine", "mmcv"),
 }
-REQUIRED = ("torch", "ray", "numpy", "pandas", "pyarrow", "pycocotools", "matplotlib", "tensorboard")
+REQUIRED = (
+    "torch",
+    "ray",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pycocotools",
+    "matplotlib",
+    "tensorboard",
+)
 OPTIONAL = {
     "faster-coco-eval": "faster evaluation (extra fast-eval)",
     "optuna": "Bayesian search (extra optuna)",
@@ -67,8 +76,8 @@ def mmdet_mixture() -> str | None:
     if not there:
         return "mmdet is missing: pip install 'colad[mmdet]'"
     if len(there) > 1:
-        parts = " and ".join(", ".join(parts) for parts in there.values())
-        return f"{parts} are installed together and overwrite each other: uninstall one family"
+        families = " and ".join(", ".join(parts) for parts in there.values())
+        return f"{families} are installed together and overwrite each other: uninstall one family"
     (name, parts), *_ = there.items()
     missing = [d for d in MMDET_DISTRIBUTIONS[name] if d not in parts]
     return f"{', '.join(missing)} missing beside {', '.join(parts)}" if missing else None
@@ -116,4 +125,6 @@ def _machine() -> Iterator[Finding]:
         yield Finding(level, f"/dev/shm has {free:.0f} MB free (the object store lives there)")
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        yield Finding("note", f"RAY_ADDRESS={address}: runs go there unless --address says otherwise")
+        yield Finding(
+            "note", f"RAY_ADDRESS={address}: runs go there unless --address says otherwise"
+        )

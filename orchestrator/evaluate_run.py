@@ -35,8 +35,8 @@ def evaluate_target(
 
     Args:
         target: what to evaluate.
-        split: ``val``, ``train``, or the path of a COCO file (with ``data.images`` overridden if its
-            images lie elsewhere).
+        split: ``val``, ``train``, or the path of a COCO file (with ``data.images`` overridden if
+            its images lie elsewhere).
         config: mmdet configuration of a .pth; None takes ``config.py`` beside it.
         network: only this one; None takes all.
         overrides: ``data.*=value``: another scale, other images.

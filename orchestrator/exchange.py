@@ -96,7 +96,7 @@ def check_finite(
     """Raise ``NonFiniteCostError`` naming network, batch and images where ``finite`` is False."""
     if not finite:
         raise NonFiniteCostError(
-            f"network {network!r}: {column} of a candidate is not finite at batch {batch_id} (image "
-            f"ids {list(image_ids)}); lower train.optimizer.lr, set train.clip_grad, or look at "
+            f"network {network!r}: {column} of a candidate is not finite at batch {batch_id} "
+            f"(image ids {list(image_ids)}); lower train.optimizer.lr, set train.clip_grad, or look at "
             "these images"
         )

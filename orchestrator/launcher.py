@@ -105,7 +105,7 @@ def check_run_dir(run_dir: Path, config: RunConfig, *, resume: bool) -> None:
     if not resume:
         if saved.exists():
             raise ConfigError(
-                f"{run_dir} holds a run already: use --resume to go on with it, or another --work-dir"
+                f"{run_dir} holds a run already: --resume goes on with it, or use another --work-dir"
             )
         return
     if not saved.is_file():
@@ -169,7 +169,7 @@ def feed_store_bytes(config: RunConfig, data: PreparedData) -> int:
 
 
 def check_shared_memory(needed: int, folder: str = "/dev/shm") -> None:
-    """Refuse a shared memory too small for the feed (Ray would fall back to the disk, silently slow).
+    """Refuse a shared memory too small for the feed (Ray would silently fall back to the disk).
 
     Raises:
         ResourceError: needed and free megabytes, and what to change.
@@ -180,7 +180,7 @@ def check_shared_memory(needed: int, folder: str = "/dev/shm") -> None:
     if free < needed:
         raise ResourceError(
             f"{folder} has {free / 2**20:.0f} MB free and the feed needs {needed / 2**20:.0f} MB: "
-            "enlarge it (docker run --shm-size), or lower train.batch_size, feed.prefetch or data.scale"
+            "enlarge it (docker run --shm-size), or lower train.batch_size or data.scale"
         )
 
 
@@ -248,8 +248,8 @@ def _check_address(address: str, source: str) -> None:
 def _no_answer(target: str, detail: str) -> str:
     first = detail.strip().splitlines()[0] if detail.strip() else "no answer"
     return (
-        f"no Ray cluster answers at {target} ({first}): is it stale? Start it, correct the address, "
-        "or leave it out (and unset RAY_ADDRESS) for a Ray of its own"
+        f"no Ray cluster answers at {target} ({first}): is it stale? Start it, correct the "
+        "address, or leave it out (and unset RAY_ADDRESS) for a Ray of its own"
     )
 
 
@@ -343,8 +343,8 @@ def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
         )
     if watcher.signalled:
         raise RunFailed(
-            f"stopped without a checkpoint of its own within {STOP_GRACE_S:.0f} s; --resume goes on "
-            "from the last one"
+            f"stopped without a checkpoint of its own within {STOP_GRACE_S:.0f} s; --resume goes "
+            "on from the last one"
         )
     error = results.errors[0] if results.num_errors else "no error was reported"
     raise RunFailed(f"the run was given up after {watcher.retries} restart(s): {error}")

@@ -206,8 +206,8 @@ class Network:
     def begin_step(self, batch: Batch, step: Step) -> PackedTable | None:
         """Forward pass and this network's costs.
 
-        Called by: the trainer, for all networks at once. Leaves pending (learners): predictions with
-        their autograd graph, until ``finish_step``.
+        Called by: the trainer, for all networks at once. Leaves pending (learners): predictions
+        with their autograd graph, until ``finish_step``.
 
         Args:
             batch: the shard's images and GTs, equal for all networks.
@@ -221,8 +221,8 @@ class Network:
         """
         if self._pending is not None:
             raise StepOrderError(
-                f"network {self.name!r}: begin_step for batch {batch.batch_id} before finish_step of "
-                f"batch {self._pending.batch.batch_id}"
+                f"network {self.name!r}: begin_step for batch {batch.batch_id} before finish_step "
+                f"of batch {self._pending.batch.batch_id}"
             )
         started = time.perf_counter()
         with self._rng.active():

@@ -33,7 +33,7 @@ class PlacementPlan:
 
 
 def resolve_gpus(config: RunConfig, cluster: Mapping[str, float]) -> RunConfig:
-    """``resources.gpus_per_network = "auto"`` as a number: 1 where the cluster has a GPU, else 0."""
+    """``gpus_per_network = "auto"`` as a number: 1 where the cluster has a GPU, else 0."""
     if config.resources.gpus_per_network != "auto":
         return config
     gpus = 1.0 if cluster.get("GPU", 0) > 0 else 0.0

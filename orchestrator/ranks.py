@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 COLLECTIVE_TIMEOUT_S = 1800.0
-"""A rank that waits longer for another one gives up (evaluation of a large split lies in between)."""
+"""A rank that waits longer for another one gives up (an evaluation may lie in between)."""
 
 
 def free_address(host: str) -> str:

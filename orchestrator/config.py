@@ -50,7 +50,7 @@ class NetworkConfig:
     preset: str | None = None
     """A tiny detector of ``models.presets``, by name, that ``model`` is merged over."""
     config: str | None = None
-    """mmdet config whose ``model`` is inherited: a path, or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
+    """mmdet config whose ``model`` is inherited: a path or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
     model: dict[str, Any] = field(default_factory=dict)
     """mmdet detector fields, merged over ``preset`` or ``config`` (``_delete_=True`` replaces)."""
     learner: bool = True
@@ -163,7 +163,7 @@ class TrainConfig:
     accumulate: int = 1
     """Micro-batches per optimizer step."""
     precision: str = "fp32"
-    """``fp32``, ``bf16`` or ``fp16`` autocast of forward passes; assignment, losses stay float32."""
+    """``fp32``, ``bf16`` or ``fp16`` autocast of forward passes; costs and losses stay float32."""
     optimizer: dict[str, Any] = field(
         default_factory=lambda: dict(type="SGD", lr=0.01, momentum=0.9, weight_decay=1e-4)
     )

@@ -105,7 +105,7 @@ def check_run_dir(run_dir: Path, config: RunConfig, *, resume: bool) -> None:
     if not resume:
         if saved.exists():
             raise ConfigError(
-                f"{run_dir} holds a run already: --resume goes on with it, or use another --work-dir"
+                f"{run_dir} holds a run: --resume goes on with it, or use another --work-dir"
             )
         return
     if not saved.is_file():

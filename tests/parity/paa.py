@@ -105,13 +105,15 @@ def check_mixtures(
         _assert_close(mixture.means[gt], case["gmm_means"][log], f"means of GT {gt}")
         _assert_close(mixture.variances[gt], case["gmm_vars"][log], f"variances of GT {gt}")
         _assert_close(mixture.weights[gt], case["gmm_weights"][log], f"weights of GT {gt}")
-        _assert_close(density[gt, :count], case["gmm_loglik"][rows], f"density of GT {gt}")
+        # scikit-learn squares float32 deviations here: measured differences reach 1.5e-3.
+        found = density[gt, :count].numpy()
+        np.testing.assert_allclose(found, case["gmm_loglik"][rows], rtol=1e-2, atol=1e-2)
         is_second = component[gt, 1, :count] > component[gt, 0, :count]
         np.testing.assert_array_equal(is_second.numpy(), case["gmm_component"][rows])
 
 
 def _assert_close(actual: torch.Tensor, expected: np.ndarray, message: str) -> None:
-    np.testing.assert_allclose(actual.numpy(), expected, rtol=2e-3, atol=2e-3, err_msg=message)
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-4, atol=1e-5, err_msg=message)
 
 
 def check_gmm1d(path: Path) -> None:
@@ -130,10 +132,11 @@ def check_gmm1d(path: Path) -> None:
     positive = _positives(cost, candidates, counts)
     for index in np.flatnonzero(case["robust"]):
         rows = slice(offsets[index], offsets[index + 1])
-        expected = case["pos_mmdet_diag"][rows]
-        if (expected == -1).any():  # scikit-learn raised
-            expected = case["pos_em64"][rows]
-        np.testing.assert_array_equal(positive[rows], expected, err_msg=f"bag {index}")
+        for reference in ("pos_em64", "pos_mmdet_diag", "pos_mmdet_full"):
+            expected = case[reference][rows]
+            if not (expected == -1).any():  # scikit-learn raised
+                message = f"bag {index}, {reference}"
+                np.testing.assert_array_equal(positive[rows], expected, err_msg=message)
 
 
 def _check_fits(case: Case, cost: torch.Tensor, candidates: Candidates, counts: np.ndarray) -> None:

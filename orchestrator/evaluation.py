@@ -307,14 +307,21 @@ def _percent(value: float) -> float:
     return math.nan if value < 0 else 100 * float(value)
 
 
-def metrics_table(results: Mapping[str, EvalResult], title: str | None = None) -> Table:
-    """The 12 numbers in percent, networks as rows; 80 columns wide for names up to 16 letters."""
+def metrics_table(
+    results: Mapping[str, EvalResult | Mapping[str, float]], title: str | None = None
+) -> Table:
+    """The 12 numbers in percent, networks as rows; 80 columns wide for names up to 16 letters.
+
+    Args:
+        results: by network, a result or just its metrics.
+    """
     table = _table(title)
     table.add_column("network")
     for name in METRIC_NAMES:
         table.add_column(name, justify="right", no_wrap=True)
     for network, result in results.items():
-        table.add_row(network, *(_shown(result.metrics[name]) for name in METRIC_NAMES))
+        metrics = result.metrics if isinstance(result, EvalResult) else result
+        table.add_row(network, *(_shown(metrics[name]) for name in METRIC_NAMES))
     return table
 
 

@@ -275,7 +275,7 @@ def test_tables_fit_80_columns() -> None:
         seconds=1.0,
     )
     console = Console(width=80, file=io.StringIO())
-    console.print(metrics_table({"resnet50": result, "resnet101": result}))
+    console.print(metrics_table({"resnet50": result, "resnet101": result.metrics}))
     console.print(per_class_table({"resnet50": result, "resnet101": result}))
     lines = console.file.getvalue().splitlines()
     rows = [line.split() for line in lines if line.strip().startswith(("resnet", "network"))]

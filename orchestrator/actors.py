@@ -147,9 +147,12 @@ class ActorNetwork:
             for rank, actor in enumerate(self.actors)
         ]
 
-    def build(self) -> list[Any]:
+    def places(self) -> list[dict[str, Any]]:
+        """Process, node and GPUs of every rank."""
+        return get_all([actor.where.remote() for actor in self.actors], self.owners())
+
+    def build(self, places: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Build every rank; rank 0's node hosts their rendezvous."""
-        places = get_all([actor.where.remote() for actor in self.actors], self.owners())
         gpus = self.spec.config.resources.gpus_per_network
         references = []
         for rank, (actor, place) in enumerate(zip(self.actors, places)):
@@ -195,6 +198,10 @@ class ActorFeed:
             if ahead not in self._asked:
                 self._asked[ahead] = [feeder.batch.remote(ahead) for feeder in self.feeders]
         return self._asked.pop(position)
+
+    def places(self) -> list[dict[str, Any]]:
+        """Process and node of every feeder."""
+        return get_all([feeder.where.remote() for feeder in self.feeders], self.owners())
 
     def owners(self) -> dict[str, str]:
         """Actor id -> words for messages."""

@@ -61,6 +61,7 @@ def train(
 ) -> None:
     """Train the networks of a configuration together."""
     from orchestrator.config import load_config
+    from orchestrator.evaluation import metrics_table
     from orchestrator.launcher import launch
     from orchestrator.live_view import LiveView
 
@@ -69,7 +70,7 @@ def train(
     with LiveView(console, title=f"{config.stem} -> {run_dir}") as view:
         result = launch(run_config, run_dir, resume=resume, address=address, view=view)
     if result.evaluations:
-        console.print(_metrics_table(result.evaluations))
+        console.print(metrics_table(result.evaluations))
     restarts = f" after {result.retries} restart(s)" if result.retries else ""
     console.print(
         f"{result.outcome} at iteration {result.iteration}{restarts}; run directory: "
@@ -98,14 +99,15 @@ def evaluate(
 ) -> None:
     """COCO metrics of trained networks."""
     from orchestrator.evaluate_run import evaluate_target
+    from orchestrator.evaluation import metrics_table, per_class_table
 
     overrides = _overrides(set_, more)
     results = evaluate_target(
         target, split=split, config=config, network=network, overrides=overrides
     )
-    console.print(_metrics_table({name: result.metrics for name, result in results.items()}))
+    console.print(metrics_table(results))
     if per_class:
-        console.print(_class_table(results))
+        console.print(per_class_table(results))
 
 
 @app.command()
@@ -197,23 +199,6 @@ def stats(
         annotations.parent, annotations, None if images is None else str(images)
     )
     console.print(render_stats(dataset_stats(load_coco(annotations, root))))
-
-
-def _metrics_table(metrics: dict[str, dict[str, float]]) -> Any:
-    from orchestrator.evaluation import metrics_table
-
-    return metrics_table(metrics)
-
-
-def _class_table(results: dict[str, Any]) -> Any:
-    from rich.table import Table
-
-    table = Table("class", *results)
-    first = next(iter(results.values()))
-    for name in first.per_class:
-        cells = [f"{result.per_class[name][0]:.1f}" for result in results.values()]
-        table.add_row(escape(name), *cells)
-    return table
 
 
 def main() -> None:

@@ -38,9 +38,12 @@ def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
     )
 
 
-def _positive(**fields: float) -> None:
+def _positive(**fields: float | None) -> None:
     for name, value in fields.items():
-        _require(value > 0, f"{name.replace('__', '.')} = {value!r}: must be greater than 0")
+        _require(
+            value is None or value > 0,
+            f"{name.replace('__', '.')} = {value!r}: must be greater than 0",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +53,7 @@ class NetworkConfig:
     preset: str | None = None
     """A tiny detector of ``models.presets``, by name, that ``model`` is merged over."""
     config: str | None = None
-    """mmdet config whose ``model`` is inherited: a path or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
+    """mmdet config whose ``model`` is inherited: path or ``mmdet::paa/paa_r50_fpn_1x_coco.py``."""
     model: dict[str, Any] = field(default_factory=dict)
     """mmdet detector fields, merged over ``preset`` or ``config`` (``_delete_=True`` replaces)."""
     learner: bool = True
@@ -182,11 +185,11 @@ class TrainConfig:
             f"{self.max_epochs!r}: give exactly one of them",
         )
         _positive(
-            train__max_iterations=self.max_iterations or 1,
-            train__max_epochs=self.max_epochs or 1,
+            train__max_iterations=self.max_iterations,
+            train__max_epochs=self.max_epochs,
             train__batch_size=self.batch_size,
             train__accumulate=self.accumulate,
-            train__clip_grad=1.0 if self.clip_grad is None else self.clip_grad,
+            train__clip_grad=self.clip_grad,
         )
         _one_of("train.precision", self.precision, PRECISIONS)
         _require("type" in self.optimizer, "train.optimizer needs a type, such as 'SGD'")
@@ -228,8 +231,8 @@ class EvaluationConfig:
             "evaluation.interval and evaluation.interval_epochs exclude each other: keep one",
         )
         _positive(
-            evaluation__interval=self.interval or 1,
-            evaluation__interval_epochs=self.interval_epochs or 1,
+            evaluation__interval=self.interval,
+            evaluation__interval_epochs=self.interval_epochs,
             evaluation__batch_size=self.batch_size,
         )
 
@@ -244,7 +247,7 @@ class CheckpointConfig:
     """How many of the newest to keep."""
 
     def __post_init__(self) -> None:
-        _positive(checkpoint__interval=self.interval or 1, checkpoint__keep=self.keep)
+        _positive(checkpoint__interval=self.interval, checkpoint__keep=self.keep)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,9 @@ the newest valid checkpoint beneath the run directory.
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -89,7 +91,9 @@ def _run(run_dir: Path, board: Any) -> Outcome:
     networks = _start_networks(config, data, order, plan)
     for network in networks:
         owners.update(network.owners())
-    building = [reference for network in networks for reference in network.build()]
+    places = {network.name: network.places() for network in networks}
+    _record_places(run_dir, feed, places)
+    building = [ref for network in networks for ref in network.build(places[network.name])]
     get_all(building, owners)
     run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
     trainer = CoTrainer(
@@ -149,6 +153,17 @@ def _start_networks(
         )
         networks.append(ActorNetwork(spec, actors))
     return networks
+
+
+def _record_places(
+    run_dir: Path, feed: ActorFeed, places: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """Where everything runs, for whoever looks after the run (``processes.json``)."""
+    own = dict(pid=os.getpid(), node_id=ray.get_runtime_context().get_node_id())
+    everything = dict(controller=own, feeders=feed.places(), networks=places)
+    temporary = run_dir / "processes.json.tmp"
+    temporary.write_text(json.dumps(everything, indent=1), encoding="utf-8")
+    temporary.replace(run_dir / "processes.json")
 
 
 def _options(plan: PlacementPlan, bundle: int) -> dict[str, Any]:

@@ -97,6 +97,6 @@ def check_finite(
     if not finite:
         raise NonFiniteCostError(
             f"network {network!r}: {column} of a candidate is not finite at batch {batch_id} "
-            f"(image ids {list(image_ids)}); lower the learning rate, set train.clip_grad, or look at "
+            f"(images {list(image_ids)}); lower the learning rate, set train.clip_grad or look at "
             "these images"
         )

@@ -500,7 +500,7 @@ class Network:
             state["model"] = self.detector.state_dict()
             if self.learner:
                 state["optimizer"] = self.optimizer.state_dict()
-                state["schedulers"] = [scheduler.state_dict() for scheduler in self.schedulers]
+                state["schedulers"] = [_scheduler_state(s) for s in self.schedulers]
                 state["scaler"] = self._scaler.state_dict()
         return state
 
@@ -515,6 +515,11 @@ class Network:
             if shared["scaler"]:
                 self._scaler.load_state_dict(shared["scaler"])
         self._rng.load(own["rng"])
+
+
+def _scheduler_state(scheduler: Any) -> dict[str, Any]:
+    """A scheduler's numbers; functions among its attributes follow from its configuration."""
+    return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
 
 
 class _RngState:

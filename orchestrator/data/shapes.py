@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from orchestrator.data.text import shown
 from orchestrator.errors import DataError
 
 FORMAT_VERSION = 1
@@ -30,15 +31,15 @@ Array = npt.NDArray[Any]
 
 
 def _triangle(x: Array, y: Array) -> Array:
-    """An equilateral triangle whose corners lie on the unit circle."""
+    """An equilateral triangle, one corner up, whose corners lie on the unit circle."""
     root3 = 3**0.5
-    return (y >= -0.5) & (y <= 1 - root3 * x) & (y <= 1 + root3 * x)
+    return (y <= 0.5) & (-y <= 1 - root3 * x) & (-y <= 1 + root3 * x)
 
 
 def _star(x: Array, y: Array) -> Array:
-    """A five-pointed star whose outer corners lie on the unit circle."""
+    """A five-pointed star, one point up, whose outer corners lie on the unit circle."""
     sector = 2 * np.pi / 5
-    angle = np.abs(np.mod(np.arctan2(x, y) + sector / 2, sector) - sector / 2)
+    angle = np.abs(np.mod(np.arctan2(x, -y) + sector / 2, sector) - sector / 2)
     radius = np.hypot(x, y)
     # The edge runs from the outer corner (radius 1, angle 0) to the inner one (0.42, sector / 2).
     inner_x, inner_y = 0.42 * np.sin(sector / 2), 0.42 * np.cos(sector / 2)
@@ -53,12 +54,12 @@ def _cross(x: Array, y: Array) -> Array:
 
 SHAPES: dict[str, Callable[[Array, Array], Array]] = {
     "circle": lambda x, y: x * x + y * y <= 1,
-    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.78,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.7,
     "triangle": _triangle,
     "star": _star,
     "cross": _cross,
 }
-"""Membership tests in a shape's own coordinates: the unit circle encloses every shape."""
+"""Membership tests in a shape's own coordinates (y downwards), about the unit circle in size."""
 
 DEFAULT_CLASSES = ("circle", "square", "triangle", "star")
 
@@ -155,7 +156,7 @@ def _holds_something(root: Path) -> bool:
     except FileNotFoundError:
         return False
     except NotADirectoryError:
-        return True
+        return os.path.lexists(root)
     except OSError as error:
         raise DataError(
             f"shapes: cannot read the folder {str(root)!r}: {error.strerror or error}"
@@ -167,7 +168,7 @@ def _require_same(root: Path, wanted: ShapesParameters) -> None:
     instead = "delete it or choose another folder; it is not overwritten"
     try:
         meta = json.loads((root / "meta.json").read_text())
-        found = meta["colad_shapes"]
+        found = dict(meta["colad_shapes"])
     except (OSError, ValueError, TypeError, KeyError):
         raise DataError(
             f"shapes: {str(root)!r} exists and is no dataset of drawn shapes "
@@ -175,12 +176,11 @@ def _require_same(root: Path, wanted: ShapesParameters) -> None:
         ) from None
     expected = _meta(wanted)["colad_shapes"]
     if found != expected:
-        keys = [*expected, *(k for k in found if k not in expected)] if found else []
         changed = [
-            f"{key}: there {found.get(key)!r}, wanted {expected.get(key)!r}"
-            for key in keys
-            if found.get(key) != expected.get(key)
-        ]
+            f"{key}: there {shown(found.get(key))}, wanted {expected[key]!r}"
+            for key in expected
+            if found.get(key) != expected[key]
+        ] or ["unknown fields"]
         raise DataError(
             f"shapes: {str(root)!r} holds drawn shapes of other parameters "
             f"({'; '.join(changed)}): {instead}"
@@ -250,7 +250,7 @@ def draw_image(
     Returns:
         Pixels (size, size, 3) uint8 RGB; class indices; boxes xywh in whole pixels.
     """
-    base = rng.uniform(40, 215, 3)
+    base = rng.uniform(60, 195, 3)
     canvas = _background(rng, size, base)
     _draw_clutter(rng, canvas)
     owner = np.full((size, size), -1)  # index of the topmost shape of a pixel
@@ -269,7 +269,7 @@ def draw_image(
         labels.append(label)
         x, y = int(cols.min()), int(rows.min())
         boxes.append((x, y, int(cols.max()) + 1 - x, int(rows.max()) + 1 - y))
-    canvas += rng.normal(0, rng.uniform(4, 14), canvas.shape)
+    canvas += rng.normal(0, rng.uniform(2, 5), canvas.shape)
     return np.clip(canvas, 0, 255).astype(np.uint8), labels, boxes
 
 
@@ -281,14 +281,14 @@ def _place(
 ) -> tuple[Array, Array] | None:
     """Choose size, rotation and place of a shape; return its pixels' rows and columns.
 
-    At least 65 % of every earlier shape stays visible; None when eight tries find no such place.
+    At least 80 % of every earlier shape stays visible; None when eight tries find no such place.
     """
     size = len(owner)
     visible = np.bincount(owner[owner >= 0], minlength=len(areas)) if areas else np.zeros(0)
     for _ in range(8):
-        radius = size * float(np.exp(rng.uniform(np.log(0.075), np.log(0.24))))
+        radius = size * float(np.exp(rng.uniform(np.log(0.1), np.log(0.27))))
         cx, cy = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
-        turn = rng.uniform(0, 2 * np.pi)
+        turn = rng.uniform(-0.2, 0.2)
         x0, x1 = max(0, int(cx - radius)), min(size, int(cx + radius) + 1)
         y0, y1 = max(0, int(cy - radius)), min(size, int(cy + radius) + 1)
         dx = (np.arange(x0, x1) + 0.5 - cx)[None, :] / radius
@@ -300,7 +300,7 @@ def _place(
         rows, cols = rows + y0, cols + x0
         covered = owner[rows, cols]
         hidden = np.bincount(covered[covered >= 0], minlength=len(areas))
-        if all(visible - hidden >= 0.65 * np.asarray(areas)):
+        if all(visible - hidden >= 0.8 * np.asarray(areas)):
             return rows, cols
     return None
 
@@ -308,7 +308,7 @@ def _place(
 def _background(rng: np.random.Generator, size: int, base: Array) -> Array:
     """Smooth coloured texture of two scales around a base colour, (size, size, 3) float."""
     canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float64)
-    for cells, strength in ((3, 22.0), (12, 10.0)):
+    for cells, strength in ((3, 8.0), (12, 3.0)):
         coarse = rng.normal(0, strength, (cells, cells, 3))
         for channel in range(3):
             layer = Image.fromarray(coarse[..., channel].astype(np.float32))
@@ -320,7 +320,7 @@ def _draw_clutter(rng: np.random.Generator, canvas: Array) -> None:
     """Thin lines of random colours that belong to no class."""
     size = len(canvas)
     grid = np.arange(size) + 0.5
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         angle = rng.uniform(0, np.pi)
         through = rng.uniform(0, size, 2)
         across = (grid[None, :] - through[0]) * np.sin(angle) - (
@@ -332,11 +332,11 @@ def _draw_clutter(rng: np.random.Generator, canvas: Array) -> None:
 def _fill(rng: np.random.Generator, base: Array, rows: Array, cols: Array) -> Array:
     """Colours (pixels, 3): distinct from the background, plain, shaded or striped."""
     colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - base).max() < 55:
+    while np.abs(colour - base).max() < 90:
         colour = rng.uniform(0, 255, 3)
     angle = rng.uniform(0, 2 * np.pi)
     along = cols * np.cos(angle) + rows * np.sin(angle)
-    kind = rng.integers(3)
+    kind = rng.choice(3, p=(0.6, 0.3, 0.1))
     if kind == 0:
         return np.broadcast_to(colour, (len(rows), 3))
     if kind == 1:

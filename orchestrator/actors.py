@@ -14,11 +14,11 @@ from ray.exceptions import RayActorError, RayError
 from assigners.types import Step
 from orchestrator.building import GridDescription
 from orchestrator.config import RunConfig
-from orchestrator.datasets import PreparedData, aspect_flags, build_dataset
+from orchestrator.datasets import PreparedData, build_dataset
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
-from orchestrator.feed import BatchOrder, Feeder
+from orchestrator.feed import Feeder, batch_order
 from orchestrator.network import Network, NetworkSpec, StepResult, resolve_device
 from orchestrator.ranks import RankGroup, free_address
 from orchestrator.weights import deserialise, serialise
@@ -118,12 +118,6 @@ class FeederProcess:
     def batch(self, position: int) -> Any:
         assert self.feeder is not None, "build comes first"
         return self.feeder.batch(position)
-
-
-def batch_order(config: RunConfig, dataset: Any) -> BatchOrder:
-    """The order of a run's batches over an mmdet training dataset."""
-    wide = aspect_flags(dataset) if config.data.group_by_aspect else None
-    return BatchOrder(len(dataset), config.train.batch_size, config.seed, wide)
 
 
 class ActorNetwork:

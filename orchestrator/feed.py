@@ -16,6 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.batch import Batch, pack_samples
+from orchestrator.config import RunConfig
+from orchestrator.datasets import aspect_flags
 from orchestrator.errors import DataError
 
 SampleKey = tuple[int, int]
@@ -180,3 +182,9 @@ class Feeder:
             generator=torch.Generator().manual_seed(0),
         )
         return iter(loader)
+
+
+def batch_order(config: RunConfig, dataset: Any) -> BatchOrder:
+    """The order of a run's batches over an mmdet training dataset."""
+    wide = aspect_flags(dataset) if config.data.group_by_aspect else None
+    return BatchOrder(len(dataset), config.train.batch_size, config.seed, wide)

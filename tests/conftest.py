@@ -12,3 +12,6 @@ if importlib.util.find_spec("mmdet") is not None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import models  # noqa: F401
+        from mmdet.utils import register_all_modules
+
+        register_all_modules()

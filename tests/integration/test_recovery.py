@@ -1,0 +1,126 @@
+"""Whatever dies in between, the weights at the end are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.support.runs import CONFIG, ROOT, assert_equal_weights, final_weights, processes
+
+pytestmark = pytest.mark.ray
+
+Train = Callable[..., tuple[Any, Path]]
+CHECKPOINTS = "checkpoint.interval=5"
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    """Filled by the first test that needs it."""
+    return {}
+
+
+def reference(train: Train, known: dict[str, Any]) -> dict[str, Any]:
+    if not known:
+        result, run_dir = train(CHECKPOINTS, name="undisturbed")
+        assert (result.outcome, result.iteration, result.retries) == ("finished", 20, 0)
+        known.update(final_weights(run_dir))
+    return known
+
+
+def kill_later(run_dir: Path, find_pid: Callable[[dict[str, Any]], int], after: int) -> list[int]:
+    """Kill -9 a process of the run once ``after`` iterations are saved; returns its pid."""
+    killed: list[int] = []
+
+    def watch() -> None:
+        log = run_dir / "checkpoints" / "trial"
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not killed:
+            time.sleep(0.01)
+            if len(list(log.glob("checkpoint_*/state.json"))) * 5 < after:
+                continue
+            time.sleep(random.uniform(0, 0.2))
+            pid = find_pid(processes(run_dir))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+@pytest.mark.parametrize(
+    ("victim", "find_pid"),
+    [
+        ("network", lambda p: p["networks"]["r34"][0]["pid"]),
+        ("feeder", lambda p: p["feeders"][0]["pid"]),
+        ("controller", lambda p: p["controller"]["pid"]),
+    ],
+)
+def test_killed_actor(
+    train: Train,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+    victim: str,
+    find_pid: Callable[[dict[str, Any]], int],
+) -> None:
+    expected = reference(train, undisturbed)
+    killed = kill_later(tmp_path / "run", find_pid, after=random.choice([5, 10]))
+    result, run_dir = train(CHECKPOINTS)
+    assert killed, f"the {victim} was never found"
+    assert result.outcome == "finished" and result.iteration == 20
+    assert_equal_weights(final_weights(run_dir), expected)
+    log = pd.read_parquet(run_dir / "iterations.parquet")
+    assert sorted(log["iteration"]) == sorted([*range(20), *range(20)])
+
+
+def test_too_many_losses_end_the_run(train: Train, tmp_path: Path) -> None:
+    from orchestrator.launcher import RunFailed
+
+    kill_later(tmp_path / "run", lambda p: p["networks"]["r18"][0]["pid"], after=5)
+    with pytest.raises(RunFailed, match="given up after 1 restart"):
+        train(CHECKPOINTS, "resources.max_retries=0", "train.max_iterations=200")
+
+
+def test_interrupt_then_resume(
+    train: Train,
+    tmp_path: Path,
+    undisturbed: dict[str, Any],
+    small_overrides: Sequence[str],
+) -> None:
+    """Ctrl-C on the command line: a checkpoint, exit code 130; --resume: the same weights."""
+    expected = reference(train, undisturbed)
+    run_dir = tmp_path / "interrupted"
+    command = [sys.executable, "-m", "orchestrator.cli", "train", str(CONFIG)]
+    command += ["--work-dir", str(run_dir), "--set", *small_overrides]
+    command += [CHECKPOINTS, "resources.gpus_per_network=0"]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(run_dir.glob("checkpoints/trial/checkpoint_*/state.json")):
+        assert time.monotonic() < deadline and first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)
+    printed, _ = first.communicate(timeout=120)
+    assert first.returncode == 130, printed
+    assert "stopped at iteration" in printed
+    second = subprocess.run(
+        [*command[:6], "--resume", *command[6:]],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "going on at iteration" in second.stdout
+    assert_equal_weights(final_weights(run_dir), expected)

@@ -173,14 +173,12 @@ def softnms(
     """Soft-NMS: instead of dropping the boxes that overlap a kept one, lowers their scores.
 
     Args:
-        boxes: (N, 4), xyxy.
-        scores: (N,).
+        boxes, scores, offset: as for :func:`nms`.
         dets: (N, 5), receives the K kept boxes with their scores at the time they were chosen.
         iou_threshold: IoU from which methods 0 and 1 act.
         sigma: width of method 2.
         min_score: a box whose score was lowered below it is dropped.
         method: 0 to zero the score, 1 to multiply it by 1 - IoU, 2 by exp(-IoU^2 / sigma).
-        offset: 1 where x2, y2 are inclusive pixel indices, else 0.
 
     Returns:
         (K,) int64, indices of the kept boxes in the order chosen.

@@ -1,11 +1,12 @@
 import math
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, is_tensor
 
 import assigners.paa
 from assigners import (
@@ -315,6 +316,25 @@ def test_no_valid_prior() -> None:
     predictions = random_predictions(priors, CLASSES, torch.Generator().manual_seed(0))
     _, assignment = run(PAAAssigner(), predictions, priors, make_gts([[0, 0, 90, 90]]))
     assert assignment.num_pos == 0 and not assignment.label_weights.any()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_assigns_like_a_cpu() -> None:
+    generator = torch.Generator().manual_seed(0)
+    priors = make_priors(images=3)
+    boxes = [random_boxes(n, generator, low=4) for n in (5, 0, 9)]
+    predictions = random_predictions(priors, CLASSES, generator)
+    _, expected = run(PAAAssigner(), predictions, priors, make_gts(*boxes))
+    on_gpu = [
+        replace(
+            value,
+            **{f.name: x.cuda() for f in fields(value) if is_tensor(x := getattr(value, f.name))},
+        )
+        for value in (predictions, priors, make_gts(*boxes))
+    ]
+    _, found = run(PAAAssigner(), *on_gpu)
+    assert torch.equal(found.labels.cpu(), expected.labels)
 
 
 # -- properties -----------------------------------------------------------------------------------

@@ -100,8 +100,8 @@ def check_mixtures(
         if int(mixture.n_iter[gt]) != int(case["gmm_n_iter"][log]):
             continue
         spread = cost.std()
-        if np.sqrt(case["gmm_vars"][log].min()) < 0.05 * spread:
-            continue  # float32 variances of such narrow components are rounding noise
+        if spread < 0.01 or np.sqrt(case["gmm_vars"][log].min()) < 0.05 * spread:
+            continue  # float32 variances of such narrow bags or components are rounding noise
         _assert_close(mixture.means[gt], case["gmm_means"][log], f"means of GT {gt}")
         _assert_close(mixture.variances[gt], case["gmm_vars"][log], f"variances of GT {gt}")
         _assert_close(mixture.weights[gt], case["gmm_weights"][log], f"weights of GT {gt}")

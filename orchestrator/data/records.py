@@ -262,10 +262,10 @@ def _require_known(
         unknown = [record for record in records if record[key] not in known]
         if unknown:
             examples = [f"annotation {r['id']} has {key} {r[key]}" for r in unknown[:3]]
-            have = f" (ids there: {first_few([str(k) for k in known], limit=10)})"
+            have = f" (ids there: {first_few([str(k) for k in sorted(known)], limit=10)})"
             raise DataError(
                 f"{shown(str(path))}: {counted(len(unknown), 'annotation')} of "
-                f"{len(records):,} with a {key} that is not in {what}"
+                f"{len(records):,} whose {key} is not in {what}"
                 f"{have if key == 'category_id' else ''}: "
                 f"{first_few(examples, total=len(unknown))}; add the missing records to {what} or "
                 "remove these annotations"

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.data.coco import CocoSet
-from orchestrator.data.text import counted
 
 SMALL_AREA, LARGE_AREA = 32**2, 96**2
 """COCO's size classes in pixels squared of the original image: S < 32^2 <= M < 96^2 <= L.
@@ -175,9 +174,7 @@ def _overview(stats: DatasetStats) -> Table:
         share = number / max(stats.boxes, 1)
         table.add_row(f"size {key}", f"{number:,}", f"{share:.1%} ({names[key]})")
     for kind, number in stats.problems.items():
-        table.add_row(
-            "problem", f"{number:,}", counted(number, "box", "boxes").split()[1] + f" {kind}"
-        )
+        table.add_row("problem", f"{number:,}", f"{'box' if number == 1 else 'boxes'} {kind}")
     table.title, table.title_justify = _plain(stats.annotation_file), "left"
     return table
 

@@ -8,6 +8,7 @@ write VOC files do not know it).
 from __future__ import annotations
 
 import re
+import warnings
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Sequence
@@ -125,8 +126,10 @@ def convert_voc(
     categories = _categories(pages.values()) if classes is None else _checked(classes)
     writer = _Writer(root / images, categories, difficult)
     image_ids = {stem: index + 1 for index, stem in enumerate(stems)}
-    for stem in wanted:
-        writer.add(stem, pages[stem], image_ids[stem])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's on odd metadata of images
+        for stem in wanted:
+            writer.add(stem, pages[stem], image_ids[stem])
     return writer.finish(out)
 
 

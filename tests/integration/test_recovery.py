@@ -114,7 +114,7 @@ def test_interrupt_then_resume(
     assert first.returncode == 130, printed
     assert "stopped at iteration" in printed
     second = subprocess.run(
-        [*command[:6], "--resume", *command[6:]],
+        [*command[:5], "--resume", *command[5:]],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -289,7 +289,13 @@ def build_optimizer(
         ConfigError: unknown optimizer or arguments.
     """
     from mmengine.optim import build_optim_wrapper
+    from mmengine.registry import OPTIMIZERS
 
+    kind = (network.optimizer or train.optimizer).get("type")
+    if not isinstance(kind, str) or OPTIMIZERS.get(kind) is None:
+        raise ConfigError(
+            f"optimizer of networks.{name}: type = {kind!r} is no optimizer of torch or mmengine"
+        )
     config = dict(
         type="OptimWrapper",
         optimizer=copy.deepcopy(network.optimizer or train.optimizer),

@@ -11,7 +11,8 @@ if importlib.util.find_spec("mmdet") is not None:
     # mmdet, mmcv and mmengine warn while they are imported; our own warnings stay errors.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import models  # noqa: F401
         from mmdet.utils import register_all_modules
+
+        import models  # noqa: F401
 
         register_all_modules()

@@ -24,7 +24,7 @@ from PIL import Image
 from orchestrator.data.text import shown
 from orchestrator.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same parameters would give other images or boxes."""
 
 Array = npt.NDArray[Any]
@@ -250,7 +250,7 @@ def draw_image(
     Returns:
         Pixels (size, size, 3) uint8 RGB; class indices; boxes xywh in whole pixels.
     """
-    base = rng.uniform(60, 195, 3)
+    base = rng.uniform(70, 130) + rng.uniform(-12, 12, 3)
     canvas = _background(rng, size, base)
     _draw_clutter(rng, canvas)
     owner = np.full((size, size), -1)  # index of the topmost shape of a pixel
@@ -281,14 +281,14 @@ def _place(
 ) -> tuple[Array, Array] | None:
     """Choose size, rotation and place of a shape; return its pixels' rows and columns.
 
-    At least 80 % of every earlier shape stays visible; None when eight tries find no such place.
+    At least 90 % of every earlier shape stays visible; None when eight tries find no such place.
     """
     size = len(owner)
     visible = np.bincount(owner[owner >= 0], minlength=len(areas)) if areas else np.zeros(0)
     for _ in range(8):
-        radius = size * float(np.exp(rng.uniform(np.log(0.1), np.log(0.27))))
+        radius = size * float(np.exp(rng.uniform(np.log(0.14), np.log(0.29))))
         cx, cy = rng.uniform(0.7 * radius, size - 0.7 * radius, 2)
-        turn = rng.uniform(-0.2, 0.2)
+        turn = rng.uniform(-0.15, 0.15)
         x0, x1 = max(0, int(cx - radius)), min(size, int(cx + radius) + 1)
         y0, y1 = max(0, int(cy - radius)), min(size, int(cy + radius) + 1)
         dx = (np.arange(x0, x1) + 0.5 - cx)[None, :] / radius
@@ -300,7 +300,7 @@ def _place(
         rows, cols = rows + y0, cols + x0
         covered = owner[rows, cols]
         hidden = np.bincount(covered[covered >= 0], minlength=len(areas))
-        if all(visible - hidden >= 0.8 * np.asarray(areas)):
+        if all(visible - hidden >= 0.9 * np.asarray(areas)):
             return rows, cols
     return None
 
@@ -308,7 +308,7 @@ def _place(
 def _background(rng: np.random.Generator, size: int, base: Array) -> Array:
     """Smooth coloured texture of two scales around a base colour, (size, size, 3) float."""
     canvas = np.broadcast_to(base, (size, size, 3)).astype(np.float64)
-    for cells, strength in ((3, 8.0), (12, 3.0)):
+    for cells, strength in ((3, 7.0), (12, 3.0)):
         coarse = rng.normal(0, strength, (cells, cells, 3))
         for channel in range(3):
             layer = Image.fromarray(coarse[..., channel].astype(np.float32))
@@ -326,21 +326,15 @@ def _draw_clutter(rng: np.random.Generator, canvas: Array) -> None:
         across = (grid[None, :] - through[0]) * np.sin(angle) - (
             grid[:, None] - through[1]
         ) * np.cos(angle)
-        canvas[np.abs(across) <= size * rng.uniform(0.004, 0.012)] = rng.uniform(0, 255, 3)
+        canvas[np.abs(across) <= size * rng.uniform(0.004, 0.012)] = rng.uniform(50, 180)
 
 
 def _fill(rng: np.random.Generator, base: Array, rows: Array, cols: Array) -> Array:
-    """Colours (pixels, 3): distinct from the background, plain, shaded or striped."""
+    """Colours (pixels, 3): distinct from the background, plain or shaded from side to side."""
     colour = rng.uniform(0, 255, 3)
-    while np.abs(colour - base).max() < 90:
+    while np.abs(colour - base).max() < 110:
         colour = rng.uniform(0, 255, 3)
     angle = rng.uniform(0, 2 * np.pi)
     along = cols * np.cos(angle) + rows * np.sin(angle)
-    kind = rng.choice(3, p=(0.6, 0.3, 0.1))
-    if kind == 0:
-        return np.broadcast_to(colour, (len(rows), 3))
-    if kind == 1:
-        wave = (along - along.min()) / max(float(np.ptp(along)), 1.0) - 0.5
-    else:
-        wave = 0.5 * np.sign(np.sin(along * rng.uniform(0.5, 1.5)))
-    return colour + 50 * wave[:, None]
+    shade = (along - along.min()) / max(float(np.ptp(along)), 1.0) - 0.5
+    return colour + (50 * shade[:, None] if rng.random() < 0.4 else 0)

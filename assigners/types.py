@@ -140,6 +140,9 @@ class Candidates:
     """(N,) int64, index inside the image."""
     level: Tensor
     """(N,) int64."""
+    offset: Tensor | None = None
+    """(N, 2) float32 xy from the GT's centre to the point, in strides of the point's level; None
+    where the method does not look at it."""
 
     def __len__(self) -> int:
         return self.gt.shape[0]
@@ -190,8 +193,19 @@ class HardAssignment:
 
 @dataclass(frozen=True, kw_only=True)
 class SoftAssignment:
-    """Weights per candidate pair; a prior may serve several GTs."""
+    """Weights per candidate pair; a prior may serve several GTs.
 
+    What no pair names, i.e. every (image, prior, class) that is not the class of a GT whose pair
+    the prior is in, is background with negative weight 1. Where pairs of several GTs of one class
+    share a prior, the GT with the highest index decides the negative weight.
+
+    A method that has more to say to its loss (constants, further masks) returns a subclass, which
+    its head asks for. Weights are detached unless the method differentiates through them (its
+    docstring says so).
+    """
+
+    candidates: Candidates
+    """The N pairs that the weights belong to."""
     pos_weight: Tensor
     """(N,) float32 weight of the pair's positive classification term."""
     neg_weight: Tensor

@@ -16,10 +16,67 @@ FEATURES = 32
 
 
 def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> ConfigDict:
-    """A narrow PAA detector with a ResNet-18 or -34.
+    """A narrow PAA detector; arguments as for ``tiny_detector``."""
+    train_cfg = dict(
+        assigner=dict(
+            type="MaxIoUAssigner",
+            pos_iou_thr=0.1,
+            neg_iou_thr=0.1,
+            min_pos_iou=0,
+            ignore_iof_thr=-1,
+        ),
+        allowed_border=-1,
+        pos_weight=-1,
+        debug=False,
+    )
+    return tiny_detector(
+        "PAA",
+        _paa_head(num_classes),
+        train_cfg=train_cfg,
+        depth=depth,
+        base_channels=base_channels,
+    )
+
+
+def tiny_point(
+    num_classes: int, *, head: str, depth: int = 18, base_channels: int = 16, **fields: Any
+) -> ConfigDict:
+    """A narrow detector with one of our point-based heads.
 
     Args:
         num_classes: C.
+        head: type of the head, ``"CoDWHead"`` for example.
+        depth: as for ``tiny_detector``.
+        base_channels: as for ``tiny_detector``.
+        fields: further fields of the head.
+    """
+    bbox_head = dict(
+        type=head,
+        num_classes=num_classes,
+        in_channels=FEATURES,
+        stacked_convs=2,  # mmdet: 4
+        feat_channels=FEATURES,
+        strides=list(STRIDES),
+        norm_cfg=_group_norm(),
+        **fields,
+    )
+    return tiny_detector("FCOS", bbox_head, depth=depth, base_channels=base_channels)
+
+
+def tiny_detector(
+    detector: str,
+    bbox_head: dict[str, Any],
+    *,
+    train_cfg: dict[str, Any] | None = None,
+    depth: int = 18,
+    base_channels: int = 16,
+) -> ConfigDict:
+    """A narrow single-stage detector with a ResNet-18 or -34.
+
+    Args:
+        detector: mmdet's type of the whole, ``"PAA"`` or ``"FCOS"`` for example.
+        bbox_head: configuration of the head, which reads ``FEATURES`` channels at ``STRIDES``.
+        train_cfg: of the detector.
         depth: of the ResNet: 18 or 34 (basic blocks).
         base_channels: width of its first stage; mmdet's own is 64.
 
@@ -27,10 +84,10 @@ def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> C
         A configuration for ``MODELS.build``.
     """
     if depth not in (18, 34):
-        raise ValueError(f"tiny_paa: depth must be 18 or 34, got {depth}")
+        raise ValueError(f"tiny_detector: depth must be 18 or 34, got {depth}")
     widths = [base_channels * 2**stage for stage in range(4)]
     model = dict(
-        type="PAA",
+        type=detector,
         data_preprocessor=dict(
             type="DetDataPreprocessor",
             mean=[123.675, 116.28, 103.53],
@@ -57,19 +114,8 @@ def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> C
             add_extra_convs="on_output",
             num_outs=len(STRIDES),
         ),
-        bbox_head=_paa_head(num_classes),
-        train_cfg=dict(
-            assigner=dict(
-                type="MaxIoUAssigner",
-                pos_iou_thr=0.1,
-                neg_iou_thr=0.1,
-                min_pos_iou=0,
-                ignore_iof_thr=-1,
-            ),
-            allowed_border=-1,
-            pos_weight=-1,
-            debug=False,
-        ),
+        bbox_head=bbox_head,
+        train_cfg=train_cfg,
         test_cfg=dict(
             nms_pre=1000,
             min_bbox_size=0,
@@ -79,6 +125,11 @@ def tiny_paa(num_classes: int, *, depth: int = 18, base_channels: int = 16) -> C
         ),
     )
     return ConfigDict(model)  # mmdet reads test_cfg by attribute
+
+
+def _group_norm() -> dict[str, Any]:
+    """mmdet's 32 groups of 256 channels: groups of 8 channels, which is 4 groups here."""
+    return dict(type="GN", num_groups=FEATURES // 8, requires_grad=True)
 
 
 def _paa_head(num_classes: int) -> dict[str, Any]:
@@ -91,8 +142,7 @@ def _paa_head(num_classes: int) -> dict[str, Any]:
         in_channels=FEATURES,
         stacked_convs=2,  # mmdet: 4
         feat_channels=FEATURES,
-        # mmdet's 32 groups of 256 channels: groups of 8 channels, which is 4 groups here.
-        norm_cfg=dict(type="GN", num_groups=FEATURES // 8, requires_grad=True),
+        norm_cfg=_group_norm(),
         anchor_generator=dict(
             type="AnchorGenerator",
             ratios=[1.0],

@@ -89,8 +89,12 @@ def test_soft_assignment_is_refused() -> None:
     outs = cases.make_outputs([0])
     priors = head.build_priors(LEVELS, cases.make_metas(1), "cpu")
     gts = ground_truths(cases.make_instances([0]), cases.make_metas(1), "cpu")
-    weight = torch.zeros(0)
-    soft = SoftAssignment(pos_weight=weight, neg_weight=weight, box_weight=weight)
+    soft = SoftAssignment(
+        candidates=head.own_assigner.candidates(priors, gts),
+        pos_weight=torch.zeros(0),
+        neg_weight=torch.zeros(0),
+        box_weight=torch.zeros(0),
+    )
     predictions = head.dense_predictions(outs, priors)
     with pytest.raises(TypeError, match="hard assignment"):
         head.loss_from_assignment(predictions, outs, soft, priors, gts, taught=True)

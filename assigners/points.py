@@ -1,0 +1,223 @@
+"""What the point-based methods share: pairs by geometry, and arithmetic over pairs.
+
+Their candidates are all (point, GT) pairs with the point strictly inside the GT, on all levels; a
+point may serve several GTs. ``N`` is the number of such pairs of the whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from assigners.boxes import aligned_giou, aligned_iou, pairwise_iou
+from assigners.types import Candidates, DensePredictions, GroundTruths, Priors
+
+MIN_PROBABILITY = 1e-12
+"""Lower bound of a probability whose logarithm is a cost."""
+_MAX_BLOCK = 1 << 26  # elements of one temporary: 256 MiB in float32
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Half precision as float32; float32 and float64 unchanged."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+# -- pairs --------------------------------------------------------------------------------------
+
+
+def inside_candidates(priors: Priors, gts: GroundTruths) -> Candidates:
+    """All pairs of a point and a GT that contains it strictly; rows sorted by (gt, prior).
+
+    Invalid priors (``priors.valid``) take no part. A GT without a point inside has no row. Costs
+    one synchronisation.
+
+    Source:
+        DW, AutoAssign: released code; inside means min(left, top, right, bottom) > 0.
+    """
+    device, num_priors = priors.points.device, priors.num_priors
+    inside = torch.zeros(gts.num_gts, num_priors, dtype=torch.bool, device=device)
+    x, y = priors.points.unbind(-1)  # (A,)
+    per_block = max(1, _MAX_BLOCK // max(1, num_priors))
+    for start in range(0, gts.num_gts, per_block):  # bounds memory, not a loop over GTs
+        x1, y1, x2, y2 = gts.boxes[start : start + per_block, :, None].unbind(1)  # (g, 1)
+        block = (x > x1) & (x < x2) & (y > y1) & (y < y2)  # (g, A)
+        inside[start : start + per_block] = block & priors.valid[gts.image[start:][:per_block]]
+    gt, prior = inside.nonzero(as_tuple=True)
+    return Candidates(
+        image=gts.image[gt],
+        gt=gt,
+        prior=prior,
+        level=priors.level[prior],
+        offset=offset_in_strides(priors, gts, gt, prior),
+    )
+
+
+def offset_in_strides(priors: Priors, gts: GroundTruths, gt: Tensor, prior: Tensor) -> Tensor:
+    """(N, 2) xy from the GT's centre to the point, in strides of the point's level."""
+    centre = (gts.boxes[:, :2] + gts.boxes[:, 2:]) / 2  # (G, 2)
+    return (priors.points[prior] - centre[gt]) / priors.strides[prior, None]
+
+
+def gaussian_prior(offset: Tensor, mean: Tensor | float, sigma: Tensor | float) -> Tensor:
+    """exp(-(offset - mean)^2 / (2 sigma^2)), multiplied over x and y.
+
+    Args:
+        offset: (N, 2) in strides.
+        mean: scalar, (2,) or (N, 2) in strides.
+        sigma: as ``mean``; not 0.
+
+    Returns:
+        (N,) in (0, 1], differentiable in all three.
+    """
+    return torch.exp(-((offset - mean) ** 2) / (2 * sigma**2)).prod(dim=-1)
+
+
+# -- predictions at pairs -----------------------------------------------------------------------
+
+
+def joint_probability(predictions: DensePredictions) -> Tensor:
+    """(B, A, C) probability of each class: class times objectness where that branch exists.
+
+    Other kinds of quality (IoU, centerness) judge boxes rather than classes and take no part.
+    """
+    cls = at_least_float32(predictions.cls)
+    probability = cls if predictions.cls_is_prob else cls.sigmoid()
+    if predictions.quality is None or predictions.quality_kind != "objectness":
+        return probability
+    return probability * at_least_float32(predictions.quality).sigmoid()[..., None]
+
+
+def pair_probability(
+    predictions: DensePredictions, candidates: Candidates, gts: GroundTruths
+) -> Tensor:
+    """(N,) ``joint_probability`` of each pair at its GT's class, with gradient."""
+    image, prior = candidates.image, candidates.prior
+    cls = at_least_float32(predictions.cls[image, prior, gts.labels[candidates.gt]])
+    probability = cls if predictions.cls_is_prob else cls.sigmoid()
+    if predictions.quality is None or predictions.quality_kind != "objectness":
+        return probability
+    return probability * at_least_float32(predictions.quality[image, prior]).sigmoid()
+
+
+def pair_boxes(predictions: DensePredictions, candidates: Candidates) -> Tensor:
+    """(N, 4) predicted xyxy of each pair's prior, with gradient."""
+    return at_least_float32(predictions.boxes[candidates.image, candidates.prior])
+
+
+def pair_iou(predictions: DensePredictions, candidates: Candidates, gts: GroundTruths) -> Tensor:
+    """(N,) IoU of predicted box and GT, detached."""
+    return aligned_iou(pair_boxes(predictions, candidates).detach(), gts.boxes[candidates.gt])
+
+
+def pair_giou_loss(
+    predictions: DensePredictions, candidates: Candidates, gts: GroundTruths
+) -> Tensor:
+    """(N,) 1 - GIoU of predicted box and GT, in [0, 2], with gradient."""
+    return 1 - aligned_giou(pair_boxes(predictions, candidates), gts.boxes[candidates.gt])
+
+
+def neg_log(probability: Tensor) -> Tensor:
+    """-ln max(p, 1e-12): the cost of a pair whose probability of being right is p."""
+    return -probability.clamp(min=MIN_PROBABILITY).log()
+
+
+def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """The GT of the same image that each predicted box overlaps most.
+
+    Args:
+        boxes: (B, A, 4) xyxy.
+
+    Returns:
+        (B, A) IoU (0 in images without GT), detached, and (B, A) int64 GT index over the batch (the
+        lowest of equal ones, also where nothing overlaps; -1 in images without GT). No
+        synchronisation.
+    """
+    boxes = at_least_float32(boxes.detach())
+    best = boxes.new_zeros(boxes.shape[:2])
+    owner = torch.full_like(best, -1, dtype=torch.int64)
+    most, first = max(gts.counts, default=0), 0
+    if most == 0 or boxes.shape[1] == 0:
+        return best, owner
+    per_block = max(1, _MAX_BLOCK // (most * boxes.shape[1]))
+    for start in range(0, gts.num_images, per_block):
+        counts = gts.counts[start : start + per_block]
+        padded = torch.zeros(len(counts), most, 4, dtype=boxes.dtype, device=boxes.device)
+        index = torch.full((len(counts), most), -1, dtype=torch.int64)
+        for image, count in enumerate(counts):
+            padded[image, :count] = gts.boxes[first : first + count]
+            index[image, :count] = torch.arange(first, first + count)
+            first += count
+        index = index.to(boxes.device)
+        iou = pairwise_iou(padded, boxes[start : start + per_block])  # (b, M, A)
+        iou = torch.where(index[:, :, None] >= 0, iou, -1.0)
+        value, slot = iou.max(dim=1)  # the first of equal maxima
+        best[start : start + per_block] = value.clamp(min=0)
+        owner[start : start + per_block] = index.gather(1, slot)
+    return best, owner
+
+
+# -- per-GT reductions --------------------------------------------------------------------------
+
+
+def gt_sum(values: Tensor, gt: Tensor, num_gts: int) -> Tensor:
+    """(G,) sum of (N,) values over each GT's pairs; 0 for a GT without pair. Differentiable."""
+    return values.new_zeros(num_gts).index_add(0, gt, values)
+
+
+def gt_count(gt: Tensor, num_gts: int) -> Tensor:
+    """(G,) int64 number of pairs of each GT."""
+    return gt.new_zeros(num_gts).index_add(0, gt, torch.ones_like(gt))
+
+
+def gt_mean(values: Tensor, gt: Tensor, num_gts: int) -> Tensor:
+    """(G,) mean over each GT's pairs; 0 for a GT without pair. Differentiable."""
+    return gt_sum(values, gt, num_gts) / gt_count(gt, num_gts).clamp(min=1)
+
+
+def gt_max(values: Tensor, gt: Tensor, num_gts: int, empty: float = 0.0) -> Tensor:
+    """(G,) maximum over each GT's pairs; ``empty`` for a GT without pair. Detached."""
+    return _gt_extreme(values, gt, num_gts, "amax", empty)
+
+
+def gt_min(values: Tensor, gt: Tensor, num_gts: int, empty: float = 0.0) -> Tensor:
+    """(G,) minimum over each GT's pairs; ``empty`` for a GT without pair. Detached."""
+    return _gt_extreme(values, gt, num_gts, "amin", empty)
+
+
+def _gt_extreme(values: Tensor, gt: Tensor, num_gts: int, reduce: str, empty: float) -> Tensor:
+    start = values.new_full((num_gts,), empty)
+    return start.scatter_reduce(0, gt, values.detach(), reduce=reduce, include_self=False)
+
+
+# -- pairs back to the map ----------------------------------------------------------------------
+
+
+def scatter_pairs(
+    values: Tensor, candidates: Candidates, gts: GroundTruths, like: Tensor, fill: float
+) -> Tensor:
+    """Per-pair values at (image, prior, class of the GT); ``fill`` everywhere else. Detached.
+
+    Where several GTs of one class contain a point, the GT with the highest index decides.
+
+    Args:
+        values: (N,).
+        like: (B, A, C), gives shape, dtype and device.
+        fill: value where no pair is.
+
+    Returns:
+        (B, A, C).
+
+    Source:
+        DW and AutoAssign; reference code differs: it writes the duplicates in GT order, which
+        decides as here on a CPU and is undefined on a GPU.
+    """
+    _, num_priors, num_classes = like.shape
+    flat = candidates.image * num_priors + candidates.prior
+    key = flat * num_classes + gts.labels[candidates.gt]
+    # Equal keys keep the order of the rows, i.e. of the GTs: the last one of each run decides.
+    ordered, order = key.sort(stable=True)
+    last = torch.searchsorted(ordered, key, right=True) - 1
+    chosen = values.detach().to(like.dtype)[order[last]]
+    result = torch.full_like(like, fill, requires_grad=False)
+    result.view(-1)[key] = chosen  # duplicates write the same number
+    return result

@@ -12,13 +12,13 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
 from assigners.types import Step
-from orchestrator.building import GridDescription
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData, build_dataset
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.feed import Feeder, batch_order
+from orchestrator.grid import GridDescription
 from orchestrator.network import Network, NetworkSpec, StepResult, resolve_device
 from orchestrator.ranks import RankGroup, free_address
 from orchestrator.weights import deserialise, serialise
@@ -33,6 +33,10 @@ class NetworkProcess:
 
     def __init__(self) -> None:
         self.network: Network | None = None
+
+    def prepare(self, custom_imports: Sequence[str]) -> None:
+        """Import what ``build`` needs; slow, so it is asked for early."""
+        import_custom(custom_imports)
 
     def where(self) -> dict[str, Any]:
         """Process id, node and GPU ids; also a rendezvous address for the ranks."""
@@ -98,8 +102,6 @@ class FeederProcess:
     def build(self, config: RunConfig, data: PreparedData, shard: int) -> dict[str, Any]:
         """Open the training split; returns its number of images and their aspect flags."""
         import torch
-
-        from orchestrator.building import import_custom
 
         torch.set_num_threads(1)
         import_custom(config.custom_imports)

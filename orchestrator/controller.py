@@ -87,8 +87,9 @@ def _run(run_dir: Path, board: Any) -> Outcome:
     config = load_config(run_dir / "config.py")
     data = load_prepared(run_dir / "data.json")
     plan = plan_placement(config)
+    actors = _create_networks(config, plan)  # they import while the feeders open the data
     feed, order, owners = _start_feeders(config, data, plan)
-    networks = _start_networks(config, data, order, plan)
+    networks = _describe_networks(config, data, order, actors)
     for network in networks:
         owners.update(network.owners())
     places = {network.name: network.places() for network in networks}
@@ -136,23 +137,38 @@ def _start_feeders(
     return feed, order, owners
 
 
-def _start_networks(
-    config: RunConfig, data: PreparedData, order: BatchOrder, plan: PlacementPlan
-) -> list[ActorNetwork]:
+def _create_networks(config: RunConfig, plan: PlacementPlan) -> dict[str, list[Any]]:
     actor = ray.remote(NetworkProcess)
+    actors = {
+        name: [actor.options(**_options(plan, bundle)).remote() for bundle in bundles]
+        for name, bundles in plan.networks.items()
+    }
+    for ranks in actors.values():
+        for rank in ranks:
+            rank.prepare.remote(config.custom_imports)  # an error shows again in build
+    return actors
+
+
+def _describe_networks(
+    config: RunConfig,
+    data: PreparedData,
+    order: BatchOrder,
+    actors: Mapping[str, Sequence[Any]],
+) -> list[ActorNetwork]:
     length = make_plan(config, order)
-    networks = []
-    for name, bundles in plan.networks.items():
-        actors = [actor.options(**_options(plan, bundle)).remote() for bundle in bundles]
-        spec = NetworkSpec(
-            name=name,
-            config=config,
-            data=data,
-            iterations_per_epoch=length.iterations_per_epoch,
-            max_iterations=length.max_iterations,
+    return [
+        ActorNetwork(
+            NetworkSpec(
+                name=name,
+                config=config,
+                data=data,
+                iterations_per_epoch=length.iterations_per_epoch,
+                max_iterations=length.max_iterations,
+            ),
+            ranks,
         )
-        networks.append(ActorNetwork(spec, actors))
-    return networks
+        for name, ranks in actors.items()
+    ]
 
 
 def _record_places(

@@ -12,6 +12,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError
 
 from assigners.types import Step
+from orchestrator.building import import_custom
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData, build_dataset
 from orchestrator.errors import CoTrainError, NetworkLostError

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -124,30 +125,25 @@ def _quantiles(values: npt.NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(float(q) for q in np.quantile(values, QUANTILES)) if len(values) else ()
 
 
-def stats_tables(stats: DatasetStats, *, max_rows: int = 100) -> list[Table]:
-    """The numbers as tables, class names as plain text; print each with a rich console.
+def render_stats(stats: DatasetStats, *, max_rows: int = 100) -> Group:
+    """The numbers as tables for a rich console; class names are plain text, never markup.
 
     Args:
         stats: of one split.
-        max_rows: longest list of classes, image sizes or boxes per image; the rest is summed up.
+        max_rows: longest list of classes; the rest is summed up.
     """
-    return [
+    per_image = {str(number): images for number, images in stats.boxes_per_image.items()}
+    sizes = {f"{w} x {h}": number for (w, h), number in stats.image_sizes.items()}
+    return Group(
         _overview(stats),
         _class_table(stats, max_rows),
         _quantile_table(stats),
-        _count_table(
-            "boxes per image", {str(k): v for k, v in stats.boxes_per_image.items()}, 32, "images"
-        ),
-        _count_table(
-            "image size",
-            {f"{w} x {h}": number for (w, h), number in stats.image_sizes.items()},
-            10,
-            "images",
-        ),
-    ]
+        _count_table("boxes per image", per_image, 32),
+        _count_table("image size", sizes, 10),
+    )
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right")
@@ -204,9 +200,8 @@ def _quantile_table(stats: DatasetStats) -> Table:
     return table
 
 
-def _count_table(head: str, counts: dict[str, int], max_rows: int, noun: str) -> Table:
-    table = _table("", head, noun)
-    table.title = None
+def _count_table(head: str, counts: dict[str, int], max_rows: int) -> Table:
+    table = _table(None, head, "images")
     for key in list(counts)[:max_rows]:
         table.add_row(key, f"{counts[key]:,}")
     rest = list(counts.values())[max_rows:]

@@ -59,6 +59,33 @@ class ConversionReport:
     renamed: tuple[str, ...]
     """XML files whose ``<filename>`` is not the image of their own name that was used."""
 
+    def __str__(self) -> str:
+        """What a person wants to know, texts of files escaped; every dropped box has a line."""
+        each = [f"{shown(name, 40)} {n:,}" for name, n in self.boxes_per_category.items()]
+        lines = [
+            f"{shown(str(self.out))}: {counted(self.images, 'image')}, "
+            f"{counted(self.boxes, 'box', 'boxes')}",
+            f"categories: {', '.join(each)}",
+            f"dropped, without area: {counted(len(self.dropped), 'box', 'boxes')}",
+        ]
+        for box in self.dropped:
+            corners = ", ".join(f"{value:g}" for value in box.box_xyxy)
+            lines.append(
+                f"  {shown(box.file)}, object[{box.object_index}] {shown(box.name, 40)}: "
+                f"({corners})"
+            )
+        if self.difficult:
+            lines.append(f"marked difficult: {counted(self.difficult, 'box', 'boxes')}")
+        if self.other_classes:
+            lines.append(f"of other classes: {counted(self.other_classes, 'box', 'boxes')}")
+        for names, what in (
+            (self.unverified_images, "size not compared, image missing or unreadable"),
+            (self.renamed, "<filename> is another image; that of the XML file's own name is used"),
+        ):
+            if names:
+                lines.append(f"{what}: {first_few([shown(name) for name in names])}")
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class _Object:

@@ -415,3 +415,29 @@ def test_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         write_json({}, tmp_path / "file" / "clean.json")
+
+
+def test_mmdet_takes_labels_boxes_and_crowds_from_the_clean_file(content, write, tmp_path, capsys):
+    pytest.importorskip("mmdet", reason="mmdet is not installed (extra mmdet)")
+    from mmdet.datasets import CocoDataset
+
+    content["annotations"][1]["iscrowd"] = 1
+    content["annotations"].append(_box(15, 2, 9, 60, 5, 20, 10))
+    coco_set = load_coco(write(content), tmp_path, classes=["rod", "cell"])
+    dataset = CocoDataset(
+        ann_file=str(write_clean(coco_set, tmp_path / "clean.json")),
+        data_prefix=dict(img=str(tmp_path)),
+        metainfo=dict(classes=tuple(coco_set.class_names)),
+    )
+    capsys.readouterr()
+    instances = [
+        (info["img_id"], i["bbox_label"], i["bbox"], i["ignore_flag"])
+        for info in map(dataset.get_data_info, range(len(dataset)))
+        for i in info["instances"]
+    ]
+    assert instances == [
+        (1, 1, [4, 5, 24, 15], 0),
+        (1, 0, [30, 5, 38.5, 13], 1),
+        (2, 1, [0, 0, 64, 48], 0),
+        (2, 0, [60, 5, 64, 15], 0),
+    ]

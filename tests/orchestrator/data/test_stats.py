@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.data.coco import load_coco
-from orchestrator.data.stats import DatasetStats, dataset_stats, stats_tables
+from orchestrator.data.stats import DatasetStats, dataset_stats, render_stats
 
 
 @pytest.fixture
@@ -67,8 +67,7 @@ def test_quantiles_are_exact(stats):
 
 def test_tables_show_names_as_text_and_every_number(stats):
     out = StringIO()
-    for table in stats_tables(stats):
-        Console(file=out, width=100).print(table)
+    Console(file=out, width=100).print(render_stats(stats))
     text = out.getvalue()
     assert "[red]a\\x1b[2J" in text and "\x1b" not in text
     for expected in (
@@ -84,8 +83,7 @@ def test_tables_show_names_as_text_and_every_number(stats):
 
 def test_long_lists_are_cut(stats):
     out = StringIO()
-    for table in stats_tables(stats, max_rows=1):
-        Console(file=out, width=100).print(table)
+    Console(file=out, width=100).print(render_stats(stats, max_rows=1))
     assert "and 2 more" in out.getvalue()
 
 
@@ -100,5 +98,4 @@ def test_split_of_crowds_only_has_no_quantiles(tmp_path, stats):
     (tmp_path / "train.json").write_text(json.dumps(content))
     crowds = dataset_stats(load_coco(tmp_path / "train.json", None))
     assert crowds.boxes == 0 and crowds.quantiles["width"] == ()
-    for table in stats_tables(crowds):
-        Console(file=StringIO()).print(table)
+    Console(file=StringIO()).print(render_stats(crowds))

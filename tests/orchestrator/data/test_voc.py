@@ -83,6 +83,21 @@ def test_split_becomes_coco_and_box_without_area_is_reported(folder):
     assert (report.images, report.boxes, report.categories) == (2, 3, ("cell", "rod"))
     assert report.boxes_per_category == {"cell": 2, "rod": 1}
     assert report.unverified_images == report.renamed == ()
+    assert "train.json': 2 images, 3 boxes\ncategories: 'cell' 2, 'rod' 1\n" in str(report)
+    assert "\n  'c.xml', object[0] 'cell': (9, 9, 9, 20)" in str(report)
+
+
+def test_report_shows_what_is_odd_without_control_characters(folder):
+    os.unlink(folder / "JPEGImages" / "b.jpg")
+    odd = thing("rod&#10;&#x85;", 1, 1, 1, 1, extra="<difficult>1</difficult>")
+    _spoil(folder, page("b.jpg", odd))
+    _spoil(folder, page("a.jpg"), "c")
+    text = str(_convert(folder, classes=["rod\n\x85".strip(), "cell"])[0])
+    assert "size not compared, image missing or unreadable: 'b.jpg'" in text
+    assert "<filename> is another image; that of the XML file's own name is used: 'c.xml'" in text
+    assert "marked difficult: 1 box" in text and all(
+        line.isprintable() for line in text.split("\n")
+    )
 
 
 def test_result_trains_without_cleaning(folder):

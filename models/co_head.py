@@ -74,6 +74,18 @@ class CoHead:
         raise NotImplementedError
 
 
+def location_priors(head: Any) -> Priors:
+    """The priors of the first location of each level of a Co* head.
+
+    All others are these, shifted by multiples of the stride: two heads for which they are equal
+    have the same prior grid.
+    """
+    levels = len(head.prior_generator.strides)
+    meta = dict(img_shape=(1, 1), pad_shape=(1, 1))
+    priors: Priors = head.build_priors([(1, 1)] * levels, [meta], "cpu")
+    return priors
+
+
 def flatten_levels(maps: Sequence[Tensor], channels: int) -> Tensor:
     """Levels of (B, channels, H, W) -> (B, A, channels) float32, level-major, then row, column."""
     return torch.cat(

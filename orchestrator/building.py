@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,6 @@ from orchestrator.config import NetworkConfig, TrainConfig, to_plain
 from orchestrator.errors import CheckpointError, ConfigError, ModelError
 
 DOWNLOAD_SCHEMES = ("torchvision://", "open-mmlab://", "openmmlab://", "http://", "https://")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GridDescription:
-    """What must agree between networks whose costs are compared."""
-
-    strides: tuple[int, ...]
-    priors_per_location: int
-    num_classes: int
-    pad_size_divisor: int
-    anchors: str
-    """The prior generator in words: equal text means equal priors."""
 
 
 def import_custom(modules: Sequence[str]) -> None:
@@ -52,7 +41,9 @@ def _quiet_mmengine() -> None:
 
 
 def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[str, Any]:
-    """The full mmdet ``model`` dict of a network: base, overrides, our head, the data's classes.
+    """The full mmdet ``model`` dict of a network: base, overrides, the data's classes.
+
+    A learner gets our counterpart of its head; a frozen network keeps its own.
 
     Raises:
         ConfigError: unknown preset, unreadable mmdet config, or a class count that contradicts the
@@ -80,8 +71,16 @@ def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[st
             f"networks.{name}.model.bbox_head.num_classes = {explicit} but the data has "
             f"{num_classes} classes: remove the field (it follows the data) or set data.classes"
         )
+    known = head.get("num_classes", num_classes)
+    if not config.learner and known != num_classes:
+        raise ConfigError(
+            f"networks.{name} is a frozen teacher of {known} classes but the data has "
+            f"{num_classes}: a teacher must know the same classes in the same order. If its "
+            f"checkpoint does, set networks.{name}.model.bbox_head.num_classes = {num_classes}"
+        )
     head["num_classes"] = num_classes
-    head["type"] = co_head_type(head["type"])
+    if config.learner:
+        head["type"] = co_head_type(head["type"])
     return model
 
 
@@ -118,8 +117,36 @@ def _mmdet_config_path(reference: str) -> str:
     return str(Path(module.__file__).parent / ".mim" / "configs" / relative)
 
 
+def build_head(name: str, config: NetworkConfig, num_classes: int) -> nn.Module:
+    """A network's head alone, with random weights, for its prior grid.
+
+    Raises:
+        ConfigError, ModelError: naming the field to change.
+    """
+    from mmdet.registry import MODELS
+    from mmengine.config import ConfigDict
+
+    model = resolve_model(name, config, num_classes)
+    head = dict(model["bbox_head"])
+    for field in ("train_cfg", "test_cfg"):  # as a detector hands them to its head
+        head[field] = model.get(field)
+    try:
+        with torch.random.fork_rng(devices=[]), _own_deprecation_ignored():
+            built: nn.Module = MODELS.build(ConfigDict(head))
+    except Exception as error:  # mmdet's constructors raise anything for bad fields
+        raise ModelError(
+            f"networks.{name}.model.bbox_head does not build: {type(error).__name__}: {error}"
+        ) from error
+    return built
+
+
 def build_detector(
-    name: str, config: NetworkConfig, num_classes: int, seed: int
+    name: str,
+    config: NetworkConfig,
+    num_classes: int,
+    seed: int,
+    *,
+    classes: Sequence[str] = (),
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a detector with its initial weights on the CPU.
 
@@ -128,6 +155,8 @@ def build_detector(
         config: the network's fields.
         num_classes: classes of the data.
         seed: the run's seed.
+        classes: their names, which a frozen teacher's checkpoint must agree with where it names
+            its own; empty skips this.
 
     Returns:
         The mmdet detector and the ``model`` dict it was built from.
@@ -146,14 +175,23 @@ def build_detector(
     backbone_weights = _take_pretrained(name, config, model)
     torch.manual_seed(network_seed(seed, name))
     try:
-        detector = MODELS.build(ConfigDict(copy.deepcopy(model)))
+        with _own_deprecation_ignored():
+            detector = MODELS.build(ConfigDict(copy.deepcopy(model)))
     except Exception as error:  # mmdet's constructors raise anything for bad fields
         raise ModelError(
             f"networks.{name}.model does not build: {type(error).__name__}: {error}"
         ) from error
     detector.init_weights()
-    _load_weights(name, config, detector, backbone_weights)
+    _load_weights(name, config, detector, backbone_weights, classes)
     return detector, model
+
+
+@contextlib.contextmanager
+def _own_deprecation_ignored() -> Iterator[None]:
+    """Some of mmdet's heads read a property that mmdet itself deprecates."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
+        yield
 
 
 def network_seed(seed: int, name: str, rank: int = 0) -> int:
@@ -219,14 +257,25 @@ def _take_pretrained(name: str, config: NetworkConfig, model: dict[str, Any]) ->
 
 
 def _load_weights(
-    name: str, config: NetworkConfig, detector: nn.Module, backbone_weights: str | None
+    name: str,
+    config: NetworkConfig,
+    detector: nn.Module,
+    backbone_weights: str | None,
+    classes: Sequence[str],
 ) -> None:
-    from orchestrator.weights import load_into, load_weights, state_dict_of
+    from orchestrator.weights import class_names_of, load_into, load_weights, state_dict_of
 
     if config.checkpoint is not None:
-        state = state_dict_of(load_weights(config.checkpoint))
+        checkpoint = load_weights(config.checkpoint)
         what = f"networks.{name}.checkpoint = {config.checkpoint!r}"
-        load_into(detector, state, what=what)
+        named = class_names_of(checkpoint)
+        if not config.learner and classes and named and tuple(named) != tuple(classes):
+            raise CheckpointError(
+                f"{what}: this frozen teacher knows the classes {list(named)}, the data has "
+                f"{list(classes)}; they must be the same in the same order (data.classes sets "
+                "the order)"
+            )
+        load_into(detector, state_dict_of(checkpoint), what=what)
     elif backbone_weights is not None:
         state = state_dict_of(load_weights(backbone_weights))
         backbone = detector.get_submodule("backbone")
@@ -235,49 +284,6 @@ def _load_weights(
         known = backbone.state_dict()
         state = {key: value for key, value in state.items() if key in known}  # not the classifier
         load_into(backbone, state, what=f"networks.{name}.pretrained = {backbone_weights!r}")
-
-
-def describe_grid(name: str, detector: nn.Module, model: Mapping[str, Any]) -> GridDescription:
-    """Describe the prior grid of a built detector.
-
-    Raises:
-        ModelError: several priors per location, or a head without prior generator.
-    """
-    head: Any = detector.get_submodule("bbox_head")
-    generator = getattr(head, "prior_generator", None)
-    if generator is None:
-        raise ModelError(f"networks.{name}: head {type(head).__name__} has no prior generator")
-    per_location = set(generator.num_base_priors)
-    if per_location != {1}:
-        raise ModelError(
-            f"networks.{name}: {sorted(per_location)} priors per location; co-training compares "
-            "one prior per location (set scales_per_octave=1 and one ratio)"
-        )
-    strides = tuple(int(s[0] if isinstance(s, (tuple, list)) else s) for s in generator.strides)
-    return GridDescription(
-        strides=strides,
-        priors_per_location=1,
-        num_classes=int(head.num_classes),
-        pad_size_divisor=int((model.get("data_preprocessor") or {}).get("pad_size_divisor", 1)),
-        anchors=" ".join(repr(generator).split()),
-    )
-
-
-def check_compatible(grids: Mapping[str, GridDescription]) -> None:
-    """Refuse networks whose costs would not speak of the same priors.
-
-    Raises:
-        ModelError: naming the two networks, the differing property and both values.
-    """
-    (first, reference), *others = grids.items()
-    for name, grid in others:
-        for field in ("num_classes", "strides", "pad_size_divisor", "anchors"):
-            ours, theirs = getattr(grid, field), getattr(reference, field)
-            if ours != theirs:
-                raise ModelError(
-                    f"networks.{name} and networks.{first} cannot be compared: {field} is {ours} "
-                    f"and {theirs}; all networks of a run need the same"
-                )
 
 
 def build_optimizer(

@@ -18,7 +18,7 @@ from orchestrator.evaluation import EvalResult, evaluate_detections
 from orchestrator.network import evaluating
 from orchestrator.prediction import predict_dataset
 from orchestrator.saved_runs import open_run
-from orchestrator.weights import load_weights
+from orchestrator.weights import class_names_of, load_weights
 
 BATCH = 8
 
@@ -68,8 +68,7 @@ def _evaluate_file(
     config = config or target.parent / "config.py"
     if not config.is_file():
         raise ConfigError(f"{config}: no such file; give the mmdet configuration with --config")
-    meta = load_weights(target).get("meta", {}).get("dataset_meta", {})
-    classes = tuple(meta.get("classes") or meta.get("CLASSES") or ())
+    classes = class_names_of(load_weights(target))
     if not classes:
         raise CheckpointError(f"{target} does not name its classes (meta.dataset_meta.classes)")
     dataset: Any = Config.fromfile(config, import_custom_modules=False).test_dataloader.dataset

@@ -7,11 +7,11 @@ from typing import Any
 
 from assigners.types import Step
 from orchestrator.batch import Batch
-from orchestrator.building import GridDescription
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.feed import Feeder
+from orchestrator.grid import GridDescription
 from orchestrator.network import Network, NetworkSpec, StepResult
 from orchestrator.weights import deserialise, serialise
 

@@ -30,11 +30,9 @@ from assigners.types import (
 from orchestrator import exchange
 from orchestrator.batch import Batch, unpack_gts, unpack_images
 from orchestrator.building import (
-    GridDescription,
     build_detector,
     build_optimizer,
     build_schedulers,
-    describe_grid,
     import_custom,
     network_seed,
 )
@@ -43,6 +41,7 @@ from orchestrator.datasets import PreparedData, build_dataset
 from orchestrator.errors import ConfigError, NonFiniteLossError, ResourceError, StepOrderError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
+from orchestrator.grid import GridDescription, build_view
 from orchestrator.prediction import predict_dataset
 from orchestrator.ranks import RankGroup
 from orchestrator.switching import Choice, SwitchRule, choose
@@ -143,11 +142,13 @@ class Network:
         self._others_read = spec.name in config.readable and len(config.networks) > 1
         self._reads_others = config.switch.criterion != "self"
         self._computes_costs = spec.name in config.readable or not self._reads_others
-        classes = len(spec.data.classes)
+        classes = spec.data.classes
         self.detector, self.model_config = build_detector(
-            spec.name, self.settings, classes, config.seed
+            spec.name, self.settings, len(classes), config.seed, classes=classes
         )
-        self.grid = describe_grid(spec.name, self.detector, self.model_config)
+        self._head: Any = self.detector.get_submodule("bbox_head")
+        self._view = build_view(spec.name, config, self._head, len(classes))
+        self._check_assignment_kind()
         self._pending: _Pending | None = None
         self._val_dataset: Any = None
         self._rng = _RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
@@ -159,8 +160,6 @@ class Network:
         """Move to the device; learners get optimizer, schedules, scaler and gradient exchange."""
         detector: Any = self.detector
         detector.to(self.device)
-        self._head: Any = detector.bbox_head
-        self._check_head()
         self._forward: nn.Module = _Forward(detector)
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=self.spec.config.train.precision == "fp16"
@@ -183,14 +182,11 @@ class Network:
         if self.group is not None:
             self._forward = self.group.wrap(self._forward, self.device)
 
-    def _check_head(self) -> None:
-        accepted = getattr(self._head, "assignment_kind", None)
-        if accepted is None:
-            raise ConfigError(
-                f"networks.{self.name}: head {type(self._head).__name__} cannot train on a given "
-                "assignment; use one of our Co* heads"
-            )
-        if self.learner and accepted != self.assigner.assignment_kind:
+    def _check_assignment_kind(self) -> None:
+        if not self.learner:
+            return
+        accepted = self._head.assignment_kind
+        if accepted != self.assigner.assignment_kind:
             raise ConfigError(
                 f"networks.{self.name}: head {type(self._head).__name__} learns from a {accepted} "
                 f"assignment but assigner {self.spec.config.assigner['type']!r} makes a "
@@ -199,7 +195,7 @@ class Network:
 
     def describe(self) -> GridDescription:
         """The prior grid, for comparison with the other networks."""
-        return self.grid
+        return self._view.describe(self.model_config)
 
     # -- the step -------------------------------------------------------------------------------
 
@@ -243,9 +239,7 @@ class Network:
             inputs, metas = self._preprocess(batch)
             with self._autocast():
                 outs = self._forward(inputs)
-            sizes = [level.shape[-2:] for level in outs[0]]
-            priors = self._head.build_priors(sizes, metas, self.device)
-            predictions = self._head.dense_predictions(outs, priors)
+            priors, predictions = self._view(outs, metas)
             with torch.no_grad():
                 candidates = self.assigner.candidates(priors, gts)
             table = None

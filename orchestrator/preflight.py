@@ -13,10 +13,10 @@ from typing import Any
 
 import ray
 
-from orchestrator.building import check_compatible
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData, build_dataset, prepare_data
 from orchestrator.feed import Feeder, batch_order
+from orchestrator.grid import check_compatible
 from orchestrator.launcher import (
     check_run_dir,
     check_shared_memory,

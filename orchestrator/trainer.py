@@ -19,13 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from assigners.types import Step
-from orchestrator.building import GridDescription, check_compatible
 from orchestrator.checkpoints import CheckpointState, read_part, read_state, verify
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData
 from orchestrator.errors import CheckpointError
 from orchestrator.evaluation import Detections, EvalResult, evaluate_detections
 from orchestrator.feed import BatchOrder
+from orchestrator.grid import GridDescription, check_compatible
 from orchestrator.iteration import CoTrainNetwork, Handle, IterationRecord, cotrain_iteration
 from orchestrator.live_view import Progress
 from orchestrator.network import StepResult

@@ -144,6 +144,17 @@ def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return {key.removeprefix("module.") if wrapped else key: v for key, v in found.items()}
 
 
+def class_names_of(checkpoint: Mapping[str, Any]) -> tuple[str, ...]:
+    """The classes that mmdet wrote beside the weights, in order; empty where it wrote none."""
+    meta = checkpoint.get("meta")
+    if not isinstance(meta, Mapping):
+        return ()
+    dataset = meta.get("dataset_meta")  # mmdet 2 wrote the names into meta itself
+    named = {**meta, **(dataset if isinstance(dataset, Mapping) else {})}
+    classes = named.get("classes") or named.get("CLASSES") or ()
+    return tuple(map(str, classes)) if isinstance(classes, (list, tuple)) else ()
+
+
 def load_into(
     module: nn.Module,
     state_dict: Mapping[str, Tensor],

@@ -187,7 +187,7 @@ def test_teacher_with_other_strides(run: Run, teacher: tuple[Path, Path]) -> Non
 
 
 def test_teacher_with_other_classes(run: Run, teacher: tuple[Path, Path], root: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"networks.teacher.checkpoint.*conv|atss_cls"):
+    with pytest.raises(CheckpointError, match=r"networks.teacher.checkpoint.*classes"):
         run(
             "lad_shapes.py",
             f"networks.teacher.checkpoint={teacher[1]}",

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from orchestrator.errors import CoTrainError
+from orchestrator.errors import ConfigError, CoTrainError
 from orchestrator.quiet import quiet_environment
 
 app = typer.Typer(
@@ -175,12 +175,30 @@ def shapes(
 def voc2coco(
     root: Annotated[Path, typer.Argument(help="VOC folder (Annotations, ImageSets, JPEGImages).")],
     out: Annotated[Path, typer.Argument(help="COCO file to write.")],
-    split: Annotated[str, typer.Option(help="Name in ImageSets/Main, without .txt.")],
+    split: Annotated[
+        str | None, typer.Option(help="Name in ImageSets/Main, without .txt. [default: all images]")
+    ] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names, comma-separated. [default: all, by frequency]")
+    ] = None,
+    difficult: Annotated[
+        str, typer.Option(help="Boxes marked difficult: ignore (in scoring), keep or drop.")
+    ] = "ignore",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> None:
     """Convert a split of a Pascal VOC folder to a COCO annotation file."""
     from orchestrator.data.voc import convert_voc
 
-    report = convert_voc(root, split=split, out=out)
+    if difficult not in ("ignore", "keep", "drop"):
+        raise ConfigError(f"--difficult {difficult}: expected ignore, keep or drop")
+    report = convert_voc(
+        root,
+        split=split,
+        out=out,
+        classes=None if classes is None else [name.strip() for name in classes.split(",")],
+        difficult=difficult,  # type: ignore[arg-type]  # checked above
+        overwrite=overwrite,
+    )
     console.print(escape(str(report)), soft_wrap=True)
 
 
@@ -190,15 +208,23 @@ def stats(
     images: Annotated[
         Path | None, typer.Option(help="Image folder. [default: looked for near the file]")
     ] = None,
+    check: Annotated[bool, typer.Option(help="Also open every image file.")] = True,
 ) -> None:
-    """Numbers of a COCO annotation file, and the problems in it."""
-    from orchestrator.data.coco import load_coco, resolve_image_root
+    """Numbers of a COCO annotation file, and the problems in it and in its images."""
+    from orchestrator.data.coco import check_coco, load_coco, resolve_image_root
     from orchestrator.data.stats import dataset_stats, render_stats
 
-    root = resolve_image_root(
-        annotations.parent, annotations, None if images is None else str(images)
-    )
-    console.print(render_stats(dataset_stats(load_coco(annotations, root))))
+    root = None
+    if check:
+        given = None if images is None else str(images.resolve())
+        root = resolve_image_root(annotations.parent, annotations, given)
+    coco_set = load_coco(annotations, root)
+    console.print(render_stats(dataset_stats(coco_set)))
+    if check:
+        report = check_coco(coco_set)
+        for warning in report.warnings:
+            console.print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+        console.print(f"{report.images_checked} image files are readable", soft_wrap=True)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from mmdet.models.dense_heads import PAAHead
 from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 from mmdet.registry import MODELS
 from torch import Tensor
@@ -24,6 +23,7 @@ from assigners.types import (
     Step,
 )
 from models.co_head import CoHead, FeatureSizes, flatten_levels, ground_truths, mean_over_ranks
+from models.paa_branches import BranchedPAAHead
 
 MIN_IOU_WEIGHT = 1e-12
 """Lower bound of a positive's weight in PAA's box loss."""
@@ -31,10 +31,11 @@ COVARIANCE_TYPES = ("diag", "full", "spherical")
 
 
 @MODELS.register_module()
-class CoPAAHead(CoHead, PAAHead):
+class CoPAAHead(CoHead, BranchedPAAHead):
     """Drop-in for mmdet's ``PAAHead``: same configuration, parameters and inference.
 
-    Trained alone it is PAA; taught, it is LAD's student or one of CoLAD's networks.
+    Trained alone it is PAA; taught, it is LAD's student or one of CoLAD's networks. The branches of
+    ``BranchedPAAHead`` (``aux_iou``, ``aux_iop``, ``aux_cop``) are further fields.
 
     Args:
         assigner: configuration of the self-assignment (``dict(type="PAA", ...)``). Fields left out
@@ -92,6 +93,12 @@ class CoPAAHead(CoHead, PAAHead):
             raise ValueError("bbox_head.reg_decoded_bbox must be True: PAA's box loss is a GIoU")
         if not self.use_sigmoid_cls:
             raise ValueError("bbox_head.loss_cls.use_sigmoid must be True")
+        focal = hasattr(self.loss_cls, "alpha") and hasattr(self.loss_cls, "gamma")
+        if self.gives_probabilities and not focal:
+            raise ValueError(
+                "bbox_head.loss_cls must be a FocalLoss with aux_cop or aux_iop: their class "
+                f"probabilities have no logits, which {type(self.loss_cls).__name__} needs"
+            )
 
     def _build_own_assigner(self, config: Mapping[str, Any]) -> PAAAssigner:
         """The self-assignment: explicit fields over those that the head implies."""
@@ -146,17 +153,19 @@ class CoPAAHead(CoHead, PAAHead):
         )
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
-        """Class logits, decoded boxes and IoU logits on the prior grid."""
+        """Class logits or probabilities, decoded boxes and IoU logits on the prior grid."""
         cls_scores, bbox_preds, iou_preds = outs
         assert priors.boxes is not None
         deltas = flatten_levels(bbox_preds, 4)  # (B, A, 4)
         anchors = priors.boxes.expand_as(deltas).reshape(-1, 4)
         boxes = self.bbox_coder.decode(anchors, deltas.reshape(-1, 4))
+        has_iou = self.aux_iou != "none"
         return DensePredictions(
             cls=flatten_levels(cls_scores, self.cls_out_channels),
+            cls_is_prob=self.gives_probabilities,
             boxes=boxes.view_as(deltas),
-            quality=flatten_levels(iou_preds, 1).squeeze(-1),
-            quality_kind="iou",
+            quality=flatten_levels(iou_preds, 1).squeeze(-1) if has_iou else None,
+            quality_kind="iou" if has_iou else "none",
         )
 
     def loss_from_assignment(
@@ -169,45 +178,50 @@ class CoPAAHead(CoHead, PAAHead):
         *,
         taught: bool,
     ) -> dict[str, Tensor]:
-        """Focal, GIoU and IoU-prediction losses; ``outs`` is not used.
+        """Focal, GIoU and, with an IoU branch, IoU-prediction losses; ``outs`` is not used.
 
         The box loss weights each positive with the IoU of its box in self-assignment (PAA) and
-        weights all alike when taught (LAD, CoLAD).
+        weights all alike when taught (LAD, CoLAD) or without an IoU branch.
 
         Raises:
             TypeError: the assignment is not a hard one.
         """
         if not isinstance(assignment, HardAssignment):
             raise TypeError(f"CoPAAHead learns from a hard assignment, got {type(assignment)}")
-        if predictions.quality is None:
-            raise TypeError("CoPAAHead: the predictions carry no IoU logits")
         boxes = predictions.boxes.flatten(0, 1)  # (B * A, 4)
-        quality = predictions.quality.flatten()
-        positives = assignment.pos_inds
-        pos_boxes = boxes[positives]
+        pos_boxes = boxes[assignment.pos_inds]
         iou = aligned_iou(pos_boxes.detach(), assignment.box_targets)
         num_pos, num_images, sum_iou = mean_over_ranks(
             assignment.num_pos, priors.num_images, iou.sum(), like=boxes
         )
-        loss_cls = self._classification_loss(
-            predictions, assignment, torch.maximum(num_pos, num_images)
-        )
+        losses = {
+            "loss_cls": self._classification_loss(
+                predictions, assignment, torch.maximum(num_pos, num_images)
+            )
+        }
+        alike = taught or predictions.quality is None
         if assignment.num_pos == 0:  # this rank learns no box, but its parameters must take part
-            return {
-                "loss_cls": loss_cls,
-                "loss_bbox": boxes.sum() * 0,
-                "loss_iou": quality.sum() * 0,
-            }
-        loss_bbox = self.loss_bbox(
-            pos_boxes,
-            assignment.box_targets,
-            None if taught else iou.clamp(min=MIN_IOU_WEIGHT),
-            avg_factor=num_pos if taught else sum_iou,
-        )
-        loss_iou = self.loss_centerness(
-            quality[positives][:, None], iou[:, None], avg_factor=num_pos
-        )
-        return {"loss_cls": loss_cls, "loss_bbox": loss_bbox, "loss_iou": loss_iou}
+            losses["loss_bbox"] = boxes.sum() * 0
+        else:
+            losses["loss_bbox"] = self.loss_bbox(
+                pos_boxes,
+                assignment.box_targets,
+                None if alike else iou.clamp(min=MIN_IOU_WEIGHT),
+                avg_factor=num_pos if alike else sum_iou,
+            )
+        if predictions.quality is not None:
+            losses["loss_iou"] = self._iou_loss(predictions.quality, assignment, iou, num_pos)
+        return losses
+
+    def _iou_loss(
+        self, quality: Tensor, assignment: HardAssignment, iou: Tensor, num_pos: Tensor
+    ) -> Tensor:
+        """Loss of the IoU logits (B, A) at the positives, whose IoU is (P,)."""
+        if assignment.num_pos == 0:
+            return quality.sum() * 0
+        logits = quality.flatten()[assignment.pos_inds]
+        loss: Tensor = self.loss_centerness(logits[:, None], iou[:, None], avg_factor=num_pos)
+        return loss
 
     def _classification_loss(
         self, predictions: DensePredictions, assignment: HardAssignment, avg_factor: Tensor
@@ -230,7 +244,7 @@ class CoPAAHead(CoHead, PAAHead):
         self,
         cls_scores: list[Tensor],
         bbox_preds: list[Tensor],
-        iou_preds: list[Tensor],
+        iou_preds: Sequence[Tensor | None],
         batch_gt_instances: Sequence[Any],
         batch_img_metas: Sequence[Mapping[str, Any]],
         batch_gt_instances_ignore: Any = None,

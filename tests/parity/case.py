@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -184,9 +185,14 @@ def check_assignment(case: Case, assignment: HardAssignment) -> None:
     np.testing.assert_array_equal(assignment.box_targets.numpy(), targets)
 
 
-def check_losses(case: Case, prefix: str, losses: dict[str, Tensor]) -> None:
-    """The three losses against ``{prefix}loss_*``."""
-    assert set(losses) == {"loss_cls", "loss_bbox", "loss_iou"}
+LOSSES = ("loss_cls", "loss_bbox", "loss_iou")
+
+
+def check_losses(
+    case: Case, prefix: str, losses: Mapping[str, Tensor], names: Sequence[str] = LOSSES
+) -> None:
+    """All losses, which are ``names``, against ``{prefix}{name}``."""
+    assert set(losses) == set(names)
     for name, value in losses.items():
         np.testing.assert_allclose(
             value.detach().numpy(),
@@ -197,10 +203,14 @@ def check_losses(case: Case, prefix: str, losses: dict[str, Tensor]) -> None:
         )
 
 
-def check_gradients(case: Case, prefix: str, outs: Any, losses: dict[str, Tensor]) -> None:
-    """d(sum of losses)/d(input) against ``{prefix}grad_*``."""
+def check_gradients(case: Case, prefix: str, outs: Any, losses: Mapping[str, Tensor]) -> None:
+    """d(sum of losses)/d(input) against ``{prefix}grad_*``.
+
+    ``outs`` are the maps by name, or those of class, box and IoU.
+    """
     total = torch.stack(list(losses.values())).sum()
-    for name, maps in zip(("cls", "bbox", "iou"), outs):
+    named = outs if isinstance(outs, dict) else dict(zip(("cls", "bbox", "iou"), outs))
+    for name, maps in named.items():
         gradients = torch.autograd.grad(total, maps, retain_graph=True)
         flat = torch.cat([g.permute(0, 2, 3, 1).flatten(1, 2) for g in gradients], dim=1)
         expected = case[f"{prefix}grad_{name}"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
+from .branches import check_branch_losses, check_cop_fusion, check_iop_fusion
 from .colad import check_colad, check_criteria, check_lad
 from .paa import check_gmm1d, check_paa, check_postprocess
+from .soft import check_elements, check_soft_labels
 
 Check = Callable[[Path], None]
 
@@ -18,18 +21,20 @@ CLAIMS: tuple[tuple[str, Check], ...] = (
     ("lad_*", check_lad),
     ("colad_criteria*", check_criteria),
     ("colad_*", check_colad),
+    ("focal_kl_*", check_elements),
+    ("kd_*", check_soft_labels),
+    ("solad_*", check_soft_labels),
+    ("cop_fusion*", check_cop_fusion),
+    ("iop_fusion*", check_iop_fusion),
+    ("cop_loss*", partial(check_branch_losses, branch="cop")),
+    ("iop_loss*", partial(check_branch_losses, branch="iop")),
 )
 
 NOT_BUILT_YET: tuple[str, ...] = (
     "ala_*",
     "autoassign_*",
-    "cop_*",
     "dw_*",
-    "focal_kl_*",
-    "iop_*",
-    "kd_*",
     "musu_*",
-    "solad_*",
 )
 """Files of methods to come: patterns of stems. A method that is built leaves this list."""
 

@@ -10,7 +10,7 @@ LOG_FLOOR = -100.0
 """Lower bound of each logarithm of a probability, as in ``torch.nn.BCELoss``."""
 
 
-def _floored_log(prob: Tensor) -> Tensor:
+def floored_log(prob: Tensor) -> Tensor:
     """max(ln prob, -100) with a finite gradient at 0; NaN stays NaN."""
     zero = prob <= 0
     return torch.where(zero, LOG_FLOOR, torch.log(torch.where(zero, 1.0, prob)).clamp(LOG_FLOOR))
@@ -32,7 +32,7 @@ def focal_terms(
     cls = cls if cls.dtype == torch.float64 else cls.float()
     if is_prob:
         prob = cls
-        neg_log_p, neg_log_not_p = -_floored_log(prob), -_floored_log(1 - prob)
+        neg_log_p, neg_log_not_p = -floored_log(prob), -floored_log(1 - prob)
     else:
         prob = cls.sigmoid()
         neg_log_p, neg_log_not_p = -F.logsigmoid(cls), -F.logsigmoid(-cls)

@@ -7,13 +7,17 @@ point may serve several GTs. ``N`` is the number of such pairs of the whole batc
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from assigners.boxes import aligned_giou, aligned_iou, pairwise_iou
+from assigners.focal import LOG_FLOOR, floored_log
 from assigners.types import Candidates, DensePredictions, GroundTruths, Priors
 
 MIN_PROBABILITY = 1e-12
 """Lower bound of a probability whose logarithm is a cost."""
+COST_FORMS = ("neg_log", "one_minus")
+"""How a pair's probability P of being right becomes its cost: -ln max(P, 1e-12), or 1 - P."""
 _MAX_BLOCK = 1 << 26  # elements of one temporary: 256 MiB in float32
 
 
@@ -116,9 +120,36 @@ def pair_giou_loss(
     return 1 - aligned_giou(pair_boxes(predictions, candidates), gts.boxes[candidates.gt])
 
 
-def neg_log(probability: Tensor) -> Tensor:
-    """-ln max(p, 1e-12): the cost of a pair whose probability of being right is p."""
-    return -probability.clamp(min=MIN_PROBABILITY).log()
+def pair_cost(probability: Tensor, form: str = "neg_log") -> Tensor:
+    """(N,) cost >= 0, detached, of pairs that are right with the given probability.
+
+    Args:
+        probability: (N,) in [0, 1].
+        form: one of ``COST_FORMS``.
+    """
+    probability = probability.detach().clamp(min=MIN_PROBABILITY, max=1.0)
+    return -probability.log() if form == "neg_log" else 1 - probability
+
+
+def log_pair_probability(
+    predictions: DensePredictions, candidates: Candidates, gts: GroundTruths
+) -> Tensor:
+    """(N,) logarithm of ``pair_probability``, at least -100, with gradient."""
+    if predictions.cls_is_prob:
+        return floored_log(pair_probability(predictions, candidates, gts))
+    image, prior = candidates.image, candidates.prior
+    cls = at_least_float32(predictions.cls[image, prior, gts.labels[candidates.gt]])
+    result = F.logsigmoid(cls)
+    if predictions.quality is not None and predictions.quality_kind == "objectness":
+        result = result + F.logsigmoid(at_least_float32(predictions.quality[image, prior]))
+    return result.clamp(min=LOG_FLOOR)
+
+
+def neg_log_complement(probability: Tensor) -> Tensor:
+    """-ln(1 - p), at most 100, exact for small p and with a finite gradient at p = 1."""
+    certain = probability >= 1
+    log = torch.log1p(-torch.where(certain, 0.0, probability)).clamp(min=LOG_FLOOR)
+    return torch.where(certain, -LOG_FLOOR, -log)
 
 
 def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
@@ -187,6 +218,25 @@ def gt_min(values: Tensor, gt: Tensor, num_gts: int, empty: float = 0.0) -> Tens
 def _gt_extreme(values: Tensor, gt: Tensor, num_gts: int, reduce: str, empty: float) -> Tensor:
     start = values.new_full((num_gts,), empty)
     return start.scatter_reduce(0, gt, values.detach(), reduce=reduce, include_self=False)
+
+
+def rank_in_gt_level(values: Tensor, candidates: Candidates) -> Tensor:
+    """(N,) int64 rank of each pair among its GT's pairs of its level: 0 for the lowest value.
+
+    Equal values rank by prior. No synchronisation.
+    """
+    by_value = values.detach().argsort(stable=True)
+    for key in (candidates.level, candidates.gt):  # stable sorts, the last is the first key
+        by_value = by_value[key[by_value].argsort(stable=True)]
+    # Rows are sorted by (gt, level) already, so each group keeps its block of positions.
+    position = torch.arange(len(values), device=values.device)
+    starts = torch.ones_like(position, dtype=torch.bool)
+    same = (candidates.gt.diff() == 0) & (candidates.level.diff() == 0)
+    starts[1:] = ~same
+    first = torch.where(starts, position, 0).cummax(0).values if len(values) else position
+    rank = torch.empty_like(position)
+    rank[by_value] = position - first
+    return rank
 
 
 # -- pairs back to the map ----------------------------------------------------------------------

@@ -60,7 +60,7 @@ class CoPointHead(CoHead, AnchorFreeHead):
     mmdet's FCOS names (the objectness branch is ``conv_centerness``), so its checkpoints load.
 
     A subclass names its ``method`` and implements ``loss_from_assignment``. It may override
-    ``distances`` (another activation), ``dense_predictions`` (extras) and ``current_step``.
+    ``distances`` (another activation), ``refine``, ``dense_predictions`` (extras) and ``current_step``.
 
     Args:
         num_classes: C.
@@ -157,6 +157,7 @@ class CoPointHead(CoHead, AnchorFreeHead):
         """Class logits, distances and, where built, objectness logits of one level."""
         cls_score, bbox_pred, _, reg_feat = super().forward_single(x)
         distances = self.distances(scale(bbox_pred).float(), stride)
+        distances = self.refine(distances, reg_feat, stride)
         if not self.has_objectness:
             return cls_score, distances
         return cls_score, distances, self.conv_centerness(reg_feat)
@@ -164,6 +165,15 @@ class CoPointHead(CoHead, AnchorFreeHead):
     def distances(self, raw: Tensor, stride: int) -> Tensor:
         """Distances in pixels, >= 0, of the scaled raw regression (B, k 4, H, W)."""
         return raw.clamp(min=0) * stride
+
+    def refine(self, distances: Tensor, reg_feat: Tensor, stride: int) -> Tensor:
+        """Better distances from those of the whole map; nothing here.
+
+        Args:
+            distances: (B, k 4, H, W) in pixels.
+            reg_feat: (B, feat_channels, H, W), the regression tower's output.
+        """
+        return distances
 
     # -- the co-training interface --------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -172,13 +173,13 @@ def soft_label_sums(
     row, prior, weight = _select(teacher_boxes, priors, gts, settings, images)
     student_boxes = _clip(student.boxes[row, prior], shapes[row])
     gap = 1 - aligned_giou(student_boxes, teacher_boxes[row, prior])
-    options = dict(loss=settings.loss, gamma=settings.gamma)
+    elements = partial(soft_label_elements, loss=settings.loss, gamma=settings.gamma)
     quality = None
     if student.quality is not None and teacher.quality is not None:
         target = teacher.quality[row, prior].sigmoid()
-        quality = soft_label_elements(student.quality[row, prior], target, **options).sum()
+        quality = elements(student.quality[row, prior], target).sum()
     target = teacher.cls if teacher.cls_is_prob else teacher.cls.sigmoid()
-    classes = soft_label_elements(student.cls, target, is_prob=student.cls_is_prob, **options)
+    classes = elements(student.cls, target, is_prob=student.cls_is_prob)
     return SoftSums(
         cls=classes.sum(),
         box=(weight * gap).sum(),

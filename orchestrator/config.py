@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 CRITERIA = ("self", "fixed", "std_mean", "fisher")
+SOFT_LOSSES = ("kl", "l1", "l2")
+SOFT_SELECTIONS = ("teacher_box", "anchor")
 SCOPES = ("gt_level", "gt", "image", "iteration")
 
 
@@ -150,6 +153,39 @@ class SwitchConfig:
             (self.criterion == "fixed") == (self.teacher is not None),
             f"switch.teacher = {self.teacher!r} with switch.criterion = {self.criterion!r}: "
             "a fixed switch names its teacher, the others must not",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabelConfig:
+    """Learners imitate their teacher's outputs. The defaults are SoLAD's (LAD plus this)."""
+
+    loss: str = "kl"
+    """``kl`` (with focal factor), ``l1`` or ``l2`` between probabilities."""
+    gamma: float = 0.5
+    """Exponent of the focal factor |teacher - learner| of ``kl`` (the paper: 0, 0.5, 2)."""
+    cls_weight: float = 2.0
+    """Weight of the class term (soft labels without LAD in the reference code: 10)."""
+    iou_weight: float = 10.0
+    """Weight of the quality term; 0 where teacher and learner predict different qualities."""
+    box_weight: float = 1.3
+    """Weight of 1 - GIoU to the teacher's box."""
+    iou_threshold: float = 0.5
+    """Boxes are imitated above this overlap with a GT (without LAD the reference code has 0.1)."""
+    selection: str = "teacher_box"
+    """Whose overlap that is: the teacher's predicted box, or the ``anchor``."""
+    hard_labels: bool = True
+    """Also learn from the assignment. False: from the teacher alone (paper: soft label)."""
+
+    def __post_init__(self) -> None:
+        _one_of("soft_labels.loss", self.loss, SOFT_LOSSES)
+        _one_of("soft_labels.selection", self.selection, SOFT_SELECTIONS)
+        for name in ("gamma", "cls_weight", "iou_weight", "box_weight"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"soft_labels.{name} = {value!r}: must not be negative")
+        _require(
+            0 <= self.iou_threshold < 1,
+            f"soft_labels.iou_threshold = {self.iou_threshold!r}: an overlap in [0, 1)",
         )
 
 
@@ -312,6 +348,8 @@ class RunConfig:
     assigner: dict[str, Any] = field(default_factory=lambda: dict(type="PAA"))
     """Assigner of the run: ``type`` and its hyper-parameters."""
     switch: SwitchConfig = field(default_factory=SwitchConfig)
+    soft_labels: SoftLabelConfig | None = None
+    """Imitate the teacher's outputs, too; None for the assignment alone."""
     feed: FeedConfig = field(default_factory=FeedConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -336,6 +374,7 @@ class RunConfig:
         _positive(lookahead=self.lookahead)
         _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
         self._check_switch(learners)
+        self._check_soft_labels()
         ranks, images = self.resources.ranks, self.train.batch_size
         _require(
             images % ranks == 0,
@@ -363,6 +402,23 @@ class RunConfig:
                 len(self.networks) > 1,
                 f"switch.criterion = {criterion!r} needs at least two networks",
             )
+
+    def _check_soft_labels(self) -> None:
+        if self.soft_labels is None:
+            return
+        criterion, teacher = self.switch.criterion, self.switch.teacher
+        _require(
+            criterion != "self",
+            "soft_labels with switch.criterion = 'self': nobody teaches; use 'fixed' (SoLAD) or "
+            "'std_mean' (CoLAD with soft labels)",
+        )
+        _require(
+            self.soft_labels.hard_labels
+            or (teacher is not None and not self.networks[teacher].learner),
+            f"soft_labels.hard_labels = False with switch.criterion = {criterion!r}, "
+            f"switch.teacher = {teacher!r}: without labels somebody must know the classes already; "
+            "name a frozen network (learner=False) as the fixed teacher",
+        )
 
     @property
     def learners(self) -> tuple[str, ...]:
@@ -439,6 +495,8 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in args:
             return None
         options = [arg for arg in args if arg is not type(None)]
+        if len(options) == 1:  # the error names the field inside
+            return _convert(options[0], value, path)
         for option in options:
             try:
                 return _convert(option, value, path)

@@ -1,7 +1,9 @@
 """What crosses between networks: one network's costs for one batch, as numpy, through Ray's store.
 
 Pair indices do not travel: they follow from geometry, so both sides have them already, and a digest
-proves that they are the same. Transport is the object store; another one would be added here.
+proves that they are the same. With soft labels the network's outputs go along, classes and quality
+as float16: every reader sees the cast values, in this process as in actors. Transport is the object
+store; another one would be added here.
 """
 
 from __future__ import annotations
@@ -13,8 +15,29 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from assigners.types import Candidates, CostTable
+from assigners.types import Candidates, CostTable, DensePredictions
 from orchestrator.errors import CandidateMismatchError, NonFiniteCostError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedSoft:
+    """One network's outputs for all priors of a batch, on the host."""
+
+    cls: np.ndarray
+    """(B, A, C) float16 logits, or probabilities where ``cls_is_prob``."""
+    cls_is_prob: bool
+    boxes: np.ndarray
+    """(B, A, 4) float32 xyxy, not clipped."""
+    quality: np.ndarray | None
+    """(B, A) float16 logits, or None."""
+    quality_kind: str
+    finite: bool
+    """Whether all values were finite before the cast: found on the sender's device."""
+
+    @property
+    def payload_bytes(self) -> int:
+        quality = 0 if self.quality is None else self.quality.nbytes
+        return self.cls.nbytes + self.boxes.nbytes + quality
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +51,13 @@ class PackedTable:
     """(N,) float32."""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     """(N,) float32 each."""
+    soft: PackedSoft | None = None
+    """The network's outputs, where the run has soft labels."""
 
     @property
     def payload_bytes(self) -> int:
-        return self.cost.nbytes + sum(column.nbytes for column in self.columns.values())
+        soft = 0 if self.soft is None else self.soft.payload_bytes
+        return self.cost.nbytes + sum(column.nbytes for column in self.columns.values()) + soft
 
 
 def candidates_digest(candidates: Candidates) -> str:
@@ -43,8 +69,19 @@ def candidates_digest(candidates: Candidates) -> str:
     return hashlib.blake2b(pairs.tobytes(), digest_size=12).hexdigest()
 
 
-def pack(table: CostTable, *, network: str, batch_id: str, digest: str) -> PackedTable:
-    """The table on the host: one device-to-host copy of all its columns, detached."""
+def pack(
+    table: CostTable,
+    *,
+    network: str,
+    batch_id: str,
+    digest: str,
+    soft: DensePredictions | None = None,
+) -> PackedTable:
+    """The table on the host: one device-to-host copy of all its columns, detached.
+
+    Args:
+        soft: the network's predictions, where others distil from them; three more copies.
+    """
     names = tuple(table.columns)
     rows = torch.stack([table.cost, *(table.columns[name] for name in names)])
     host = rows.detach().to(torch.float32).cpu().numpy()  # (1 + columns, N)
@@ -54,6 +91,21 @@ def pack(table: CostTable, *, network: str, batch_id: str, digest: str) -> Packe
         candidates_digest=digest,
         cost=host[0],
         columns={name: host[i + 1] for i, name in enumerate(names)},
+        soft=None if soft is None else _pack_soft(soft),
+    )
+
+
+def _pack_soft(predictions: DensePredictions) -> PackedSoft:
+    cls, boxes, quality = predictions.cls, predictions.boxes, predictions.quality
+    parts = [part.detach() for part in (cls, boxes, quality) if part is not None]
+    finite = torch.stack([torch.isfinite(part).all() for part in parts]).all()
+    return PackedSoft(
+        cls=parts[0].to(torch.float16).cpu().numpy(),
+        cls_is_prob=predictions.cls_is_prob,
+        boxes=parts[1].to(torch.float32).cpu().numpy(),
+        quality=None if quality is None else parts[2].to(torch.float16).cpu().numpy(),
+        quality_kind=predictions.quality_kind,
+        finite=bool(finite),
     )
 
 
@@ -65,6 +117,24 @@ def unpack(packed: PackedTable, device: torch.device) -> CostTable:
     return CostTable(cost=rows[0], columns={name: rows[i + 1] for i, name in enumerate(names)})
 
 
+def unpack_soft(
+    packed: PackedSoft, images: Sequence[int], device: torch.device
+) -> DensePredictions:
+    """The outputs for some images on ``device``, float32; costs one host copy of those images."""
+
+    def rows(array: np.ndarray) -> torch.Tensor:
+        chosen = array[list(images)]  # a copy: arrays from the object store are read-only
+        return torch.from_numpy(chosen).to(device).float()
+
+    return DensePredictions(
+        cls=rows(packed.cls),
+        boxes=rows(packed.boxes),
+        cls_is_prob=packed.cls_is_prob,
+        quality=None if packed.quality is None else rows(packed.quality),
+        quality_kind=packed.quality_kind,
+    )
+
+
 def check(
     packed: PackedTable, *, reader: str, batch_id: str, digest: str, image_ids: Sequence[int]
 ) -> None:
@@ -72,7 +142,7 @@ def check(
 
     Raises:
         CandidateMismatchError: batch or pairs differ; training would learn wrong pairs.
-        NonFiniteCostError: a cost or column is NaN or infinite.
+        NonFiniteCostError: a cost, column or soft label is NaN or infinite.
     """
     if packed.batch_id != batch_id:
         raise CandidateMismatchError(
@@ -88,6 +158,12 @@ def check(
     columns = {"cost": packed.cost, **packed.columns}
     for name, values in columns.items():
         check_finite(name, bool(np.isfinite(values).all()), packed.network, batch_id, image_ids)
+    if packed.soft is not None and not packed.soft.finite:
+        raise NonFiniteCostError(
+            f"network {packed.network!r}: a class score, quality or box that others are to imitate "
+            f"is not finite at batch {batch_id} (images {list(image_ids)}); lower the learning "
+            "rate, set train.clip_grad or look at these images"
+        )
 
 
 def check_finite(

@@ -165,6 +165,10 @@ def feed_store_bytes(config: RunConfig, data: PreparedData) -> int:
     images = config.train.batch_size * config.train.accumulate
     in_flight = config.feed.prefetch + config.lookahead + 2
     tables = 64 * 2**20
+    if config.soft_labels is not None:
+        priors = width * height // 8**2 * 4 // 3  # strides 8, 16, ...
+        per_prior = 2 * len(data.classes) + 2 + 4 * 4  # float16 classes and quality, float32 boxes
+        tables += images * priors * per_prior * len(config.readable) * (config.lookahead + 2)
     return images * width * height * 3 * in_flight + tables
 
 

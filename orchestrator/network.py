@@ -44,6 +44,7 @@ from orchestrator.exchange import PackedTable
 from orchestrator.grid import GridDescription, build_view
 from orchestrator.prediction import predict_dataset
 from orchestrator.ranks import RankGroup
+from orchestrator.soft_labels import SoftTeaching
 from orchestrator.switching import Choice, SwitchRule, choose
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -142,6 +143,9 @@ class Network:
         self._others_read = spec.name in config.readable and len(config.networks) > 1
         self._reads_others = config.switch.criterion != "self"
         self._computes_costs = spec.name in config.readable or not self._reads_others
+        soft, imitates = config.soft_labels, spec.name != config.switch.teacher
+        self._soft = None if soft is None or not imitates else SoftTeaching(spec.name, config)
+        self._hard_labels = soft is None or soft.hard_labels
         classes = spec.data.classes
         self.detector, self.model_config = build_detector(
             spec.name, self.settings, len(classes), config.seed, classes=classes
@@ -280,6 +284,7 @@ class Network:
             network=self.name,
             batch_id=pending.batch.batch_id,
             digest=pending.digest,
+            soft=None if self.spec.config.soft_labels is None else pending.predictions,
         )
 
     def finish_step(
@@ -306,23 +311,18 @@ class Network:
         seconds = pending.seconds
         seconds["wait"] = started - pending.ended
         with self._rng.active(), pending.context:
-            choice, chosen = self._choose(pending, tables)
+            costs = self._read(pending, tables)
+            choice, chosen = self._choose(pending, costs)
             marked = time.perf_counter()
             seconds["exchange"] = marked - started
-            assignment = self._assign(pending, chosen)
-            losses = self._head.loss_from_assignment(
-                pending.predictions,
-                pending.outs,
-                assignment,
-                pending.priors,
-                pending.gts,
-                taught=self._reads_others,
-            )
+            assignment = self._assign(pending, chosen) if self._hard_labels else None
+            losses, soft_stats = self._losses(pending, assignment, tables, costs)
             now = time.perf_counter()
             seconds["assign"] = now - marked
             total = sum(losses.values())
             self._scaler.scale(total / pending.step.accumulate).backward()
             values, stats, shares = self._to_host(losses, assignment, choice)
+            stats.update(soft_stats)
             self._check_losses(values, pending)
             seconds["backward"] = time.perf_counter() - now
             now = time.perf_counter()
@@ -344,17 +344,12 @@ class Network:
             sample=self._sample(pending, choice, tables, assignment) if want_sample else None,
         )
 
-    def _choose(
-        self, pending: _Pending, tables: Sequence[PackedTable]
-    ) -> tuple[Choice | None, CostTable]:
-        """The chosen rows; every learner computes the same choice from the same tables."""
+    def _read(self, pending: _Pending, tables: Sequence[PackedTable]) -> dict[str, CostTable]:
+        """The costs of all readable networks, checked, in the order of the configuration."""
         batch_id, image_ids = pending.batch.batch_id, pending.batch.image_ids
         if pending.table is not None:  # one synchronisation
             finite = bool(torch.isfinite(pending.table.cost.detach()).all())
             exchange.check_finite("cost", finite, self.name, batch_id, image_ids)
-        if not self._reads_others:
-            assert pending.table is not None
-            return None, pending.table
         by_name: dict[str, CostTable] = {}
         for packed in tables:
             exchange.check(
@@ -367,9 +362,18 @@ class Network:
             by_name[packed.network] = exchange.unpack(packed, self.device)
         if pending.table is not None:
             by_name[self.name] = pending.table.detach()
+        return {name: by_name[name] for name in self.spec.config.readable}
+
+    def _choose(
+        self, pending: _Pending, costs: Mapping[str, CostTable]
+    ) -> tuple[Choice | None, CostTable]:
+        """The chosen rows; every learner computes the same choice from the same tables."""
+        if not self._reads_others:
+            assert pending.table is not None
+            return None, pending.table
         with torch.no_grad():
             choice = choose(
-                {name: by_name[name] for name in self.spec.config.readable},
+                costs,
                 pending.candidates,
                 rule=self.rule,
                 num_gts=pending.gts.num_gts,
@@ -390,12 +394,33 @@ class Network:
             live=pending.table,
         )
 
+    def _losses(
+        self,
+        pending: _Pending,
+        assignment: Assignment | None,
+        tables: Sequence[PackedTable],
+        costs: Mapping[str, CostTable],
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Losses under the assignment and from soft labels, whichever the run has, and counts."""
+        predictions, priors, gts = pending.predictions, pending.priors, pending.gts
+        losses: dict[str, Tensor] = {}
+        if assignment is not None:
+            losses |= self._head.loss_from_assignment(
+                predictions, pending.outs, assignment, priors, gts, taught=self._reads_others
+            )
+        if self._soft is None:
+            return losses, {}
+        imitated = self._soft.images_by_teacher(costs, pending.candidates, gts)
+        soft_losses, stats = self._soft.losses(tables, imitated, predictions, priors, gts)
+        return {**losses, **soft_losses}, stats
+
     def _to_host(
-        self, losses: Mapping[str, Tensor], assignment: Assignment, choice: Choice | None
+        self, losses: Mapping[str, Tensor], assignment: Assignment | None, choice: Choice | None
     ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
         """Losses, assigner and switch statistics, and shares as numbers: one synchronisation."""
         scalars: dict[str, Tensor] = {f"loss/{name}": value for name, value in losses.items()}
-        scalars.update({f"stat/{name}": value for name, value in assignment.stats.items()})
+        if assignment is not None:
+            scalars.update({f"stat/{name}": value for name, value in assignment.stats.items()})
         if choice is not None:
             for index, name in enumerate(self.spec.config.readable):
                 scalars[f"share/{name}"] = choice.share[index]
@@ -443,7 +468,7 @@ class Network:
         pending: _Pending,
         choice: Choice | None,
         tables: Sequence[PackedTable],
-        assignment: Assignment,
+        assignment: Assignment | None,
     ) -> dict[str, np.ndarray]:
         """The pairs of the batch's first image: who is candidate of which GT, at which cost."""
         keep = (pending.candidates.image == 0).cpu().numpy()

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from assigners.dw import DWAssigner
 from assigners.paa import PAAAssigner
 from assigners.types import (
     QUALITY_KINDS,
@@ -32,6 +33,7 @@ __all__ = [
     "Assignment",
     "Candidates",
     "CostTable",
+    "DWAssigner",
     "DensePredictions",
     "GroundTruths",
     "HardAssignment",
@@ -42,7 +44,7 @@ __all__ = [
     "build_assigner",
 ]
 
-ASSIGNERS: dict[str, type] = {"PAA": PAAAssigner}
+ASSIGNERS: dict[str, type] = {"PAA": PAAAssigner, "DW": DWAssigner}
 """Every method by the name it has in configurations."""
 
 

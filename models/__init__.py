@@ -7,6 +7,7 @@ from models import mmcv_ops
 
 mmcv_ops.install()  # before the first import of mmdet, which needs mmcv's operators
 
+from models.dw_head import CoDWHead  # noqa: E402
 from models.paa_head import CoPAAHead  # noqa: E402
 
-__all__ = ["CoPAAHead"]
+__all__ = ["CoDWHead", "CoPAAHead"]

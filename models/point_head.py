@@ -60,7 +60,8 @@ class CoPointHead(CoHead, AnchorFreeHead):
     mmdet's FCOS names (the objectness branch is ``conv_centerness``), so its checkpoints load.
 
     A subclass names its ``method`` and implements ``loss_from_assignment``. It may override
-    ``distances`` (another activation), ``refine``, ``dense_predictions`` (extras) and ``current_step``.
+    ``distances`` (another activation), ``refine``, ``dense_predictions`` (extras) and
+    ``current_step``.
 
     Args:
         num_classes: C.

@@ -165,5 +165,7 @@ PRESETS: dict[str, Callable[[int], ConfigDict]] = {
     "tiny_r18": partial(tiny_paa, depth=18, base_channels=16),
     "tiny_r34": partial(tiny_paa, depth=34, base_channels=16),
     "tiny_r18_wide": partial(tiny_paa, depth=18, base_channels=24),
+    "tiny_dw_r18": partial(tiny_point, head="CoDWHead", depth=18),
+    "tiny_dw_r34": partial(tiny_point, head="CoDWHead", depth=34),
 }
-"""Detectors by name, as functions of the number of classes; all on the same prior grid."""
+"""Detectors by name, as functions of the number of classes; those of one method share a grid."""

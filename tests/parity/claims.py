@@ -9,12 +9,16 @@ from pathlib import Path
 
 from .branches import check_branch_losses, check_cop_fusion, check_iop_fusion
 from .colad import check_colad, check_criteria, check_lad
+from .dw import check_dw, check_dw_postprocess, check_dw_refinement
 from .paa import check_gmm1d, check_paa, check_postprocess
 from .soft import check_elements, check_soft_labels
 
 Check = Callable[[Path], None]
 
 CLAIMS: tuple[tuple[str, Check], ...] = (
+    ("dw_postprocess*", check_dw_postprocess),
+    ("dw_box_refine*", check_dw_refinement),
+    ("dw_*", check_dw),
     ("gmm1d*", check_gmm1d),
     ("paa_postprocess*", check_postprocess),
     ("paa_*", check_paa),
@@ -33,7 +37,6 @@ CLAIMS: tuple[tuple[str, Check], ...] = (
 NOT_BUILT_YET: tuple[str, ...] = (
     "ala_*",
     "autoassign_*",
-    "dw_*",
     "musu_*",
 )
 """Files of methods to come: patterns of stems. A method that is built leaves this list."""

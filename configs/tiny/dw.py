@@ -1,0 +1,4 @@
+# Plain DW: one network that weights for itself.
+_base_ = ["./_base_/own_data.py"]
+networks = dict(r18=dict(preset="tiny_dw_r18"))
+assigner = dict(type="DW")

@@ -1,0 +1,256 @@
+"""The command line: what it prints, and one message with exit code 2 for what one can correct."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from orchestrator import cli
+from orchestrator.config import load_config
+from orchestrator.data.shapes import make_shapes
+from orchestrator.errors import ResourceError
+from orchestrator.launcher import check_shared_memory, feed_store_bytes, launch
+from orchestrator.live_view import LiveView
+from orchestrator.local_run import run_locally
+from tests.support.runs import ROOT, SMALL
+
+PAA = ROOT / "configs" / "tiny" / "paa.py"
+SHAPES = ROOT / "configs" / "tiny" / "paa_shapes.py"
+
+Colad = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def colad(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Colad:
+    """Run the command line in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["colad", *map(str, arguments)])
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main()
+        captured = capsys.readouterr()
+        code = exit_info.value.code
+        return (code if isinstance(code, int) else 0), captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_shapes(tmp_path_factory.mktemp("cli") / "shapes", train=8, val=4, size=64)
+
+
+@pytest.fixture
+def broken(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset for a test to damage."""
+    shutil.copytree(dataset, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def train_error(colad: Colad, root: Path, *more: str) -> str:
+    """What `colad train` says before the first iteration."""
+    work = root.parent / "work"
+    code, _, error = colad("train", PAA, "--work-dir", work, "--set", f"data.root={root}", *more)
+    assert code == 2
+    assert "Traceback" not in error
+    assert len(error.splitlines()) < 40
+    assert not (work / "config.py").exists(), "a run that never began leaves no run"
+    return error
+
+
+def edit(path: Path, change: Callable[[dict], None]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def first_image(root: Path) -> Path:
+    name = json.loads((root / "train.json").read_text())["images"][0]["file_name"]
+    return root / "images" / name
+
+
+def test_missing_image(colad: Colad, broken: Path) -> None:
+    image = first_image(broken)
+    image.unlink()
+    assert image.name in train_error(colad, broken)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no picture", None])
+def test_unreadable_image(colad: Colad, broken: Path, content: bytes | None) -> None:
+    image = first_image(broken)
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert image.name in train_error(colad, broken)
+
+
+def test_file_that_is_not_coco(colad: Colad, broken: Path) -> None:
+    (broken / "train.json").write_text('{"pictures": []}')
+    assert "train.json" in train_error(colad, broken)
+    (broken / "train.json").write_text("no json at all")
+    assert "train.json" in train_error(colad, broken)
+
+
+def test_unknown_category(colad: Colad, broken: Path) -> None:
+    edit(broken / "train.json", lambda c: c["annotations"][0].update(category_id=99))
+    assert "99" in train_error(colad, broken)
+
+
+def test_categories_that_differ_between_splits(colad: Colad, broken: Path) -> None:
+    edit(broken / "val.json", lambda c: c["categories"][0].update(name="ellipse"))
+    assert "ellipse" in train_error(colad, broken)
+
+
+def test_size_that_is_not_the_image(colad: Colad, broken: Path) -> None:
+    image = first_image(broken)
+    Image.open(image).resize((32, 32)).save(image)
+    assert image.name in train_error(colad, broken)
+
+
+def test_missing_folder_and_annotation_file(colad: Colad, broken: Path) -> None:
+    assert "no such folder" in train_error(colad, broken / "absent")
+    assert "absent.json" in train_error(colad, broken, "data.val=absent.json")
+
+
+def test_misspelt_fields(colad: Colad, dataset: Path) -> None:
+    assert "did you mean train.batch_size" in train_error(colad, dataset, "train.batchsize=3")
+    assert "did you mean data.root" in train_error(colad, dataset, "data.rot=3")
+
+
+def test_missing_config(colad: Colad, tmp_path: Path) -> None:
+    code, _, error = colad("train", tmp_path / "absent.py")
+    assert code == 2 and "no such file" in error
+
+
+def test_work_dir_that_cannot_be_written(colad: Colad, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, error = colad(
+        "train", PAA, "--work-dir", tmp_path / "file" / "run", "--set", f"data.root={dataset}"
+    )
+    assert code == 2 and "cannot write there" in error
+
+
+def test_work_dir_that_holds_a_run(colad: Colad, dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.py").write_text("")
+    code, _, error = colad("train", PAA, "--work-dir", tmp_path, "--set", f"data.root={dataset}")
+    assert code == 2 and "--resume" in error
+
+
+def test_resume_of_nothing_and_of_another_configuration(
+    colad: Colad, dataset: Path, tmp_path: Path
+) -> None:
+    command = ("train", PAA, "--work-dir", tmp_path / "run", "--resume", "--set")
+    code, _, error = colad(*command, f"data.root={dataset}")
+    assert code == 2 and "holds no run" in error
+    from orchestrator.config import save_config
+
+    save_config(load_config(PAA, [f"data.root={dataset}", "seed=1"]), tmp_path / "run/config.py")
+    code, _, error = colad(*command, f"data.root={dataset}")
+    assert code == 2 and "seed (1 -> 0)" in error
+
+
+def test_stale_address(colad: Colad, dataset: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    work = dataset.parent / "stale"
+    code, _, error = colad(
+        "train", PAA, "--work-dir", work, "--address", address, "--set", f"data.root={dataset}"
+    )
+    assert code == 2 and "no Ray cluster answers" in error and "stale" in error
+
+
+@pytest.mark.parametrize("address", ["auto", "somewhere", "host:port"])
+def test_address_that_is_none(colad: Colad, dataset: Path, address: str) -> None:
+    work = dataset.parent / "none"
+    code, _, error = colad(
+        "train", PAA, "--work-dir", work, "--address", address, "--set", f"data.root={dataset}"
+    )
+    assert code == 2 and address in error
+
+
+def test_shared_memory_too_small(dataset: Path, tmp_path: Path) -> None:
+    needed = shutil.disk_usage(tmp_path).free + 2**30
+    with pytest.raises(ResourceError, match=r"MB free and the feed needs .*--shm-size"):
+        check_shared_memory(needed, folder=str(tmp_path))
+
+
+def test_feed_bytes_follow_the_configuration() -> None:
+    small = load_config(PAA, ["data.root=x"])
+    large = load_config(PAA, ["data.root=x", "train.batch_size=64", "data.scale=[1333, 800]"])
+    assert feed_store_bytes(small, 4) < 200 * 2**20 < feed_store_bytes(large, 80)
+
+
+def test_shapes_and_stats(colad: Colad, tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    code, out, _ = colad("data", "shapes", folder, "--train", 6, "--val", 2, "--size", 64)
+    assert code == 0 and str(folder) in out.replace("\n", "")
+    code, out, _ = colad("data", "stats", folder / "train.json")
+    assert code == 0 and re.search(r"images\s+6", out) and "6 image files are readable" in out
+
+
+def test_doctor(colad: Colad) -> None:
+    code, out, _ = colad("doctor")
+    assert code == 0 and "torch" in out and "mmdet" in out
+
+
+def test_run_eval_and_export(colad: Colad, dataset: Path, tmp_path: Path) -> None:
+    """A run's network, evaluated and exported, gives the same boxes in mmdet's own detector."""
+    import numpy as np
+    from mmdet.apis import inference_detector, init_detector
+
+    from orchestrator.saved_runs import open_run
+
+    small = [item for item in SMALL if not item.startswith(("networks", "data.shapes"))]
+    config = load_config(
+        PAA, [f"data.root={dataset}", *small, "train.max_iterations=4", "train.clip_grad=1.0"]
+    )
+    run_dir = tmp_path / "run"
+    trainer = run_locally(config, run_dir)
+    code, out, _ = colad("eval", run_dir, "--per-class")
+    assert code == 0 and "AP_S" in out and "circle" in out
+    shown = f"{trainer.evaluations['r18']['AR_100']:.1f}"
+    assert shown in out
+    code, _, _ = colad("export", run_dir, tmp_path / "out", "--network", "r18")
+    assert code == 0
+    detector = init_detector(
+        str(tmp_path / "out/config.py"), str(tmp_path / "out/weights.pth"), device="cpu"
+    )
+    assert type(detector.bbox_head).__name__ == "PAAHead"
+    ours, _ = open_run(run_dir).build("r18")
+    ours.cfg = detector.cfg  # type: ignore[assignment]  # what inference_detector reads
+    image = str(next((dataset / "images").iterdir()))
+    theirs_found = inference_detector(detector, image).pred_instances.numpy()
+    ours_found = inference_detector(ours, image).pred_instances.numpy()
+    assert len(ours_found.scores) > 0
+    np.testing.assert_array_equal(theirs_found.bboxes, ours_found.bboxes)
+    np.testing.assert_array_equal(theirs_found.scores, ours_found.scores)
+    code, out, _ = colad("eval", tmp_path / "out/weights.pth")
+    assert code == 0 and shown in out
+
+
+def test_export_of_an_unknown_network(colad: Colad, tmp_path: Path) -> None:
+    code, _, error = colad("export", tmp_path, tmp_path / "out", "--network", "r18")
+    assert code == 2 and "not a run directory" in error
+
+
+def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    from orchestrator.errors import ConfigError
+
+    (tmp_path / "config.py").write_text("")
+    config = load_config(PAA, [f"data.root={dataset}"])
+    with (
+        LiveView(Console(quiet=True), title="x") as view,
+        pytest.raises(ConfigError, match="holds a run"),
+    ):
+        launch(config, tmp_path, resume=False, address=None, view=view)

@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from orchestrator.config import RunConfig, load_config, save_config
-from orchestrator.datasets import PreparedData, prepare_data, save_prepared
+from orchestrator.datasets import prepare_data, save_prepared
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
 from orchestrator.live_view import LiveView, Progress
 from orchestrator.placement import PlacementPlan, check_resources, plan_placement, resolve_gpus
@@ -81,7 +81,7 @@ def launch(
     check_run_dir(run_dir, config, resume=resume)
     with making_run_dir(run_dir, keep=resume):
         data = prepare_data(config.data, run_dir / "data")
-        store_bytes = feed_store_bytes(config, data)
+        store_bytes = feed_store_bytes(config, len(data.classes))
         check_shared_memory(store_bytes)
         with connected(address, store_bytes):
             config = fit_to_cluster(config)
@@ -159,7 +159,7 @@ def making_run_dir(run_dir: Path, *, keep: bool) -> Iterator[None]:
 # -- memory -------------------------------------------------------------------------------------
 
 
-def feed_store_bytes(config: RunConfig, data: PreparedData) -> int:
+def feed_store_bytes(config: RunConfig, num_classes: int) -> int:
     """Bytes of the object store that the run's batches and tables may take at once, generously."""
     width, height = config.data.scale
     images = config.train.batch_size * config.train.accumulate
@@ -167,7 +167,7 @@ def feed_store_bytes(config: RunConfig, data: PreparedData) -> int:
     tables = 64 * 2**20
     if config.soft_labels is not None:
         priors = width * height // 8**2 * 4 // 3  # strides 8, 16, ...
-        per_prior = 2 * len(data.classes) + 2 + 4 * 4  # float16 classes and quality, float32 boxes
+        per_prior = 2 * num_classes + 2 + 4 * 4  # float16 classes and quality, float32 boxes
         tables += images * priors * per_prior * len(config.readable) * (config.lookahead + 2)
     return images * width * height * 3 * in_flight + tables
 

@@ -50,7 +50,7 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
             f"{len(data.classes)} classes ({', '.join(data.classes[:8])})"
         )
         yield from _check_networks(config, data)
-    needed = feed_store_bytes(config, data)
+    needed = feed_store_bytes(config, len(data.classes))
     check_shared_memory(needed)
     yield f"shared memory for {needed / 2**20:.0f} MB of batches"
     with connected(address, needed):

@@ -231,6 +231,7 @@ def main() -> None:
     """Entry point: one message instead of a traceback for what the user can correct."""
     quiet_environment()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming")  # mmdet's points
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()

@@ -236,8 +236,9 @@ def main() -> None:
     try:
         app()
     except CoTrainError as error:
-        kind = type(error).__name__
-        error_console.print(f"[bold red]{kind}[/]: {escape(str(error))}", soft_wrap=True)
+        # a RunFailed carries the message of an error in an actor, which names its own kind
+        kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "
+        error_console.print(f"[bold red]{kind}[/]{escape(str(error))}", soft_wrap=True)
         sys.exit(2)
 
 

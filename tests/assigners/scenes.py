@@ -69,6 +69,21 @@ def random_predictions(
     )
 
 
+def random_point_predictions(
+    priors: Priors, num_classes: int, generator: torch.Generator
+) -> DensePredictions:
+    """Class and objectness logits around -1, and boxes that contain their points."""
+    shape = (priors.num_images, priors.num_priors)
+    distances = torch.rand(*shape, 4, generator=generator) * 80
+    corners = [priors.points - distances[..., :2], priors.points + distances[..., 2:]]
+    return DensePredictions(
+        cls=torch.randn(*shape, num_classes, generator=generator) - 1,
+        boxes=torch.cat(corners, dim=-1),
+        quality=torch.randn(*shape, generator=generator),
+        quality_kind="objectness",
+    )
+
+
 def make_candidates(gt: list[int], level: list[int], image: list[int] | None = None) -> Candidates:
     """Candidates whose prior index is their row; rows must come sorted by (gt, level)."""
     return Candidates(

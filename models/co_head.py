@@ -21,7 +21,7 @@ FeatureSizes = Sequence[tuple[int, int]]
 
 
 class CoHead:
-    """Mixin for dense heads; the three methods below are the interface, the rest are helpers."""
+    """Mixin for dense heads: the interface between a network's outputs and co-training."""
 
     assignment_kind: ClassVar[str]
     """``"hard"`` or ``"soft"``: the form of assignment that ``loss_from_assignment`` takes."""
@@ -72,6 +72,21 @@ class CoHead:
             float32 scalars whose sum is to be minimised.
         """
         raise NotImplementedError
+
+    def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The configuration of mmdet's own head with the same parameters and inference.
+
+        Args:
+            config: what this head was built from.
+
+        Raises:
+            ValueError: mmdet has no such head.
+        """
+        kind = config["type"]
+        plain = {ours: theirs for theirs, ours in CO_HEADS.items()}.get(kind)
+        if plain is None:
+            raise ValueError(f"mmdet has no counterpart of {kind}")
+        return {**{k: v for k, v in config.items() if k != "assigner"}, "type": plain}
 
 
 def location_priors(head: Any) -> Priors:
@@ -131,8 +146,3 @@ CO_HEADS = {"PAAHead": "CoPAAHead"}
 def co_head_type(head_type: str) -> str:
     """Our counterpart of an mmdet head, or the type itself where there is none."""
     return CO_HEADS.get(head_type, head_type)
-
-
-def plain_head_type(head_type: str) -> str:
-    """The mmdet head that loads the weights of one of ours."""
-    return {ours: theirs for theirs, ours in CO_HEADS.items()}.get(head_type, head_type)

@@ -238,6 +238,21 @@ class CoPAAHead(CoHead, BranchedPAAHead):
         loss = torch.where(is_target, positive, negative) * weights[:, None]
         return self.loss_cls.loss_weight * loss.sum() / avg_factor
 
+    def plain_config(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """mmdet's ``PAAHead`` for the same weights.
+
+        Raises:
+            ValueError: branches that mmdet's head does not have, or does not know how to leave out.
+        """
+        if not self.is_plain:
+            raise ValueError(
+                f"mmdet's PAAHead has the IoU branch, used in training and test, and no other; "
+                f"this head has aux_iou={self.aux_iou!r}, aux_iop={self.aux_iop}, "
+                f"aux_cop={self.aux_cop}"
+            )
+        plain = super().plain_config(config)
+        return {k: v for k, v in plain.items() if k not in ("aux_iou", "aux_iop", "aux_cop")}
+
     # -- plain training -------------------------------------------------------------------------
 
     def loss_by_feat(

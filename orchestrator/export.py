@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from orchestrator.datasets import build_pipeline
+from orchestrator.errors import ModelError
 from orchestrator.saved_runs import SavedRun, open_run
 
 
@@ -18,25 +20,39 @@ def export_network(run: Path, network: str, out: Path) -> tuple[Path, Path]:
 
     Raises:
         CheckpointError: no such run, checkpoint or network.
+        ModelError: mmdet has no head for these weights.
     """
     from mmengine.config import Config
 
     saved = open_run(run)
     detector, model = saved.build(network)
+    head = _plain_head(network, detector.get_submodule("bbox_head"), model["bbox_head"])
     out.mkdir(parents=True, exist_ok=True)
     config_path, weights_path = out / "config.py", out / "weights.pth"
-    config_path.write_text(Config(mmdet_config(saved, model)).pretty_text, encoding="utf-8")
+    config = mmdet_config(saved, {**model, "bbox_head": head})
+    config_path.write_text(Config(config).pretty_text, encoding="utf-8")
     meta = dict(dataset_meta=dict(classes=tuple(saved.data.classes)), iter=saved.iteration)
     torch.save(dict(state_dict=detector.state_dict(), meta=meta), weights_path)
     return config_path, weights_path
 
 
-def mmdet_config(saved: SavedRun, model: dict[str, Any]) -> dict[str, Any]:
-    """The mmdet configuration that tests the exported weights."""
-    from models.co_head import plain_head_type
+def _plain_head(network: str, head: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+    """mmdet's configuration of a head; a frozen teacher may have mmdet's own already."""
+    from models.co_head import CoHead
 
-    head = {k: v for k, v in model["bbox_head"].items() if k != "assigner"}
-    head["type"] = plain_head_type(head["type"])
+    if not isinstance(head, CoHead):
+        return config
+    try:
+        return head.plain_config(config)
+    except ValueError as error:
+        raise ModelError(
+            f"network {network!r} cannot be exported to plain mmdet: {error}. `colad eval RUN` "
+            "tests it, and a learner of another run starts from its checkpoint here"
+        ) from error
+
+
+def mmdet_config(saved: SavedRun, model: dict[str, Any]) -> dict[str, Any]:
+    """The mmdet configuration that tests the exported weights of a plain ``model``."""
     split = saved.data.val
     dataset = dict(
         type="CocoDataset",
@@ -48,7 +64,7 @@ def mmdet_config(saved: SavedRun, model: dict[str, Any]) -> dict[str, Any]:
     )
     return dict(
         default_scope="mmdet",
-        model={**model, "bbox_head": head},
+        model=model,
         test_dataloader=dict(
             batch_size=1,
             num_workers=0,

@@ -34,10 +34,7 @@ THREE_LEVELS = dict(
 MMDET_CONFIGS = Path(mmdet.__file__).parent / ".mim" / "configs"
 ITERATIONS = 2
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:DeprecationWarning. `num_anchors`:UserWarning"),
-    pytest.mark.filterwarnings("ignore:.* is deprecated in .FFN:DeprecationWarning"),  # DETR's
-]
+pytestmark = pytest.mark.filterwarnings("ignore:DeprecationWarning. `num_anchors`:UserWarning")
 
 
 @dataclass(frozen=True)
@@ -284,6 +281,7 @@ UNFIT: dict[str, tuple[Callable[[], ConfigDict], dict[str, Any], type[CoTrainErr
 }
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of DETR's modules
 @pytest.mark.parametrize("case", list(UNFIT))
 def test_what_cannot_teach_is_refused_before_training(case: str, save: Save, lad: Lad) -> None:
     make, overrides, error, message = UNFIT[case]

@@ -112,8 +112,8 @@ class BranchedPAAHead(PAAHead):
     its third output is a list of None. No convolution is built that nothing uses.
 
     Args:
-        aux_iou: ``"none"``; ``"train_only"``: trained but left out of the score at inference; or
-            ``"train_and_test"``.
+        aux_iou: ``"none"`` (or None, which is how the command line reads the word);
+            ``"train_only"``: trained but left out of the score at inference; ``"train_and_test"``.
         aux_iop: implicit objectness.
         aux_cop: conditional objectness.
 
@@ -128,11 +128,12 @@ class BranchedPAAHead(PAAHead):
     def __init__(
         self,
         *args: Any,
-        aux_iou: str = "train_and_test",
+        aux_iou: str | None = "train_and_test",
         aux_iop: bool = False,
         aux_cop: bool = False,
         **kwargs: Any,
     ) -> None:
+        aux_iou = "none" if aux_iou is None else aux_iou
         if aux_iou not in AUX_IOU:
             raise ValueError(f"bbox_head.aux_iou {aux_iou!r}: expected one of {AUX_IOU}")
         if aux_iop and aux_cop:

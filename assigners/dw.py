@@ -27,6 +27,7 @@ from assigners.points import (
     pair_iou,
     pair_probability,
     rank_in_gt_level,
+    take_pairs,
 )
 from assigners.types import (
     Candidates,
@@ -179,14 +180,7 @@ class DWAssigner:
             keep = distance < self.radius
         else:
             keep = rank_in_gt_level(distance, pairs) < self.k
-        rows = keep.nonzero().flatten()
-        return Candidates(
-            image=pairs.image[rows],
-            gt=pairs.gt[rows],
-            prior=pairs.prior[rows],
-            level=pairs.level[rows],
-            offset=pairs.offset[rows],
-        )
+        return take_pairs(pairs, keep)[0]
 
     def costs(
         self, predictions: DensePredictions, candidates: Candidates, gts: GroundTruths

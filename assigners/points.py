@@ -56,6 +56,20 @@ def inside_candidates(priors: Priors, gts: GroundTruths) -> Candidates:
     )
 
 
+def take_pairs(candidates: Candidates, keep: Tensor) -> tuple[Candidates, Tensor]:
+    """The pairs where ``keep`` (N,) is True, in order, and their rows. One synchronisation."""
+    rows = keep.nonzero().flatten()
+    offset = candidates.offset
+    taken = Candidates(
+        image=candidates.image[rows],
+        gt=candidates.gt[rows],
+        prior=candidates.prior[rows],
+        level=candidates.level[rows],
+        offset=None if offset is None else offset[rows],
+    )
+    return taken, rows
+
+
 def offset_in_strides(priors: Priors, gts: GroundTruths, gt: Tensor, prior: Tensor) -> Tensor:
     """(N, 2) xy from the GT's centre to the point, in strides of the point's level."""
     centre = (gts.boxes[:, :2] + gts.boxes[:, 2:]) / 2  # (G, 2)
@@ -225,14 +239,25 @@ def rank_in_gt_level(values: Tensor, candidates: Candidates) -> Tensor:
 
     Equal values rank by prior. No synchronisation.
     """
+    return rank_in_group(values, candidates.gt, candidates.level)
+
+
+def rank_in_group(values: Tensor, *keys: Tensor) -> Tensor:
+    """(N,) int64 rank of each row among those that agree with it in all keys: 0 for the lowest value.
+
+    Equal values rank by row. No synchronisation.
+
+    Args:
+        values: (N,).
+        keys: (N,) int64 each; rows are sorted by them, the first key first.
+    """
     by_value = values.detach().argsort(stable=True)
-    for key in (candidates.level, candidates.gt):  # stable sorts, the last is the first key
+    for key in reversed(keys):  # stable sorts, the last is the first key
         by_value = by_value[key[by_value].argsort(stable=True)]
-    # Rows are sorted by (gt, level) already, so each group keeps its block of positions.
+    # Rows are sorted by the keys already, so each group keeps its block of positions.
     position = torch.arange(len(values), device=values.device)
     starts = torch.ones_like(position, dtype=torch.bool)
-    same = (candidates.gt.diff() == 0) & (candidates.level.diff() == 0)
-    starts[1:] = ~same
+    starts[1:] = torch.stack([key.diff() != 0 for key in keys]).any(0)
     first = torch.where(starts, position, 0).cummax(0).values if len(values) else position
     rank = torch.empty_like(position)
     rank[by_value] = position - first

@@ -26,6 +26,15 @@ class CoHead:
     assignment_kind: ClassVar[str]
     """``"hard"`` or ``"soft"``: the form of assignment that ``loss_from_assignment`` takes."""
 
+    seeded_fields: ClassVar[tuple[str, ...]] = ()
+    """Constructor fields that are the run's seed, equal in all its networks, unless given."""
+
+    def slot_seed(self) -> int | None:
+        """What tells several priors of one location apart: the seed that their initial boxes were
+        drawn from, so that slot k means the same in networks of one seed. None: nothing does.
+        """
+        return None
+
     def build_priors(
         self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
     ) -> Priors:

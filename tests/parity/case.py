@@ -115,13 +115,17 @@ class Case:
         return priors
 
     def level_maps(self, key: str) -> list[Tensor]:
-        """The (B, A, channels) array as leaves of shape (B, channels, H, W), with gradient."""
+        """The (B, A, channels) array as leaves of shape (B, k channels, H, W), with gradient.
+
+        k is the number of priors per location.
+        """
         flat = self.tensor(key)
+        per_location = flat.shape[1] // sum(height * width for height, width in self.level_hw)
         maps, start = [], 0
         for height, width in self.level_hw:
-            level = flat[:, start : start + height * width]
-            start += height * width
-            level = level.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+            level = flat[:, start : start + height * width * per_location]
+            start += height * width * per_location
+            level = level.reshape(len(flat), height, width, -1).permute(0, 3, 1, 2)
             maps.append(level.contiguous().requires_grad_())
         assert start == flat.shape[1], f"{key}: level_hw sums to {start}, not {flat.shape[1]}"
         return maps

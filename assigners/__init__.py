@@ -10,7 +10,9 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from assigners.autoassign import AutoAssigner
 from assigners.dw import DWAssigner
+from assigners.musu import MuSuAssigner
 from assigners.paa import PAAAssigner
 from assigners.types import (
     QUALITY_KINDS,
@@ -31,12 +33,14 @@ __all__ = [
     "QUALITY_KINDS",
     "Assigner",
     "Assignment",
+    "AutoAssigner",
     "Candidates",
     "CostTable",
     "DWAssigner",
     "DensePredictions",
     "GroundTruths",
     "HardAssignment",
+    "MuSuAssigner",
     "PAAAssigner",
     "Priors",
     "SoftAssignment",
@@ -44,7 +48,12 @@ __all__ = [
     "build_assigner",
 ]
 
-ASSIGNERS: dict[str, type] = {"PAA": PAAAssigner, "DW": DWAssigner}
+ASSIGNERS: dict[str, type] = {
+    "PAA": PAAAssigner,
+    "DW": DWAssigner,
+    "AutoAssign": AutoAssigner,
+    "MuSu": MuSuAssigner,
+}
 """Every method by the name it has in configurations."""
 
 

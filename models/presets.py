@@ -166,6 +166,11 @@ PRESETS: dict[str, Callable[[int], ConfigDict]] = {
     "tiny_r34": partial(tiny_paa, depth=34, base_channels=16),
     "tiny_r18_wide": partial(tiny_paa, depth=18, base_channels=24),
     "tiny_dw_r18": partial(tiny_point, head="CoDWHead", depth=18),
+    "tiny_dw_tood_r18": partial(tiny_point, head="CoDWTOODHead", depth=18),
     "tiny_dw_r34": partial(tiny_point, head="CoDWHead", depth=34),
+    "tiny_autoassign_r18": partial(tiny_point, head="CoAutoAssignHead", depth=18),
+    "tiny_autoassign_r34": partial(tiny_point, head="CoAutoAssignHead", depth=34),
+    "tiny_musu_r18": partial(tiny_point, head="CoMuSuHead", depth=18),
+    "tiny_musu_r34": partial(tiny_point, head="CoMuSuHead", depth=34),
 }
 """Detectors by name, as functions of the number of classes; those of one method share a grid."""

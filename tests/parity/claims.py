@@ -7,9 +7,11 @@ from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 
+from .autoassign import check_autoassign
 from .branches import check_branch_losses, check_cop_fusion, check_iop_fusion
 from .colad import check_colad, check_criteria, check_lad
 from .dw import check_dw, check_dw_postprocess, check_dw_refinement
+from .musu import check_musu
 from .paa import check_gmm1d, check_paa, check_postprocess
 from .soft import check_elements, check_soft_labels
 
@@ -19,6 +21,8 @@ CLAIMS: tuple[tuple[str, Check], ...] = (
     ("dw_postprocess*", check_dw_postprocess),
     ("dw_box_refine*", check_dw_refinement),
     ("dw_*", check_dw),
+    ("musu_*", check_musu),
+    ("autoassign_*", check_autoassign),
     ("gmm1d*", check_gmm1d),
     ("paa_postprocess*", check_postprocess),
     ("paa_*", check_paa),
@@ -36,8 +40,6 @@ CLAIMS: tuple[tuple[str, Check], ...] = (
 
 NOT_BUILT_YET: tuple[str, ...] = (
     "ala_*",
-    "autoassign_*",
-    "musu_*",
 )
 """Files of methods to come: patterns of stems. A method that is built leaves this list."""
 

@@ -1,0 +1,11 @@
+# AutoAssign under LAD: a frozen teacher gives the confidences and the negative weights, the student
+# keeps its centre prior. The teacher is any trained detector on the same points, a learner of a
+# finished run for example:
+# --set networks.teacher.checkpoint=RUN/checkpoints/trial/CHECKPOINT/r34-rank0.pt
+_base_ = ["./_base_/own_data.py"]
+networks = dict(
+    teacher=dict(preset="tiny_autoassign_r34", learner=False, checkpoint="work/teacher.pth"),
+    student=dict(preset="tiny_autoassign_r18"),
+)
+assigner = dict(type="AutoAssign")
+switch = dict(criterion="fixed", teacher="teacher")

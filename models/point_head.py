@@ -126,7 +126,7 @@ class CoPointHead(CoHead, AnchorFreeHead):
         )
         self.prior_generator = PointGrid(strides, point_offset, num_anchors)
         self.num_base_priors = num_anchors
-        self.own_assigner = self._build_own_assigner(dict(assigner or {}))
+        self.own_assigner = own_assigner(self.method, assigner)
 
     @property
     def has_objectness(self) -> bool:
@@ -140,13 +140,6 @@ class CoPointHead(CoHead, AnchorFreeHead):
         if self.has_objectness:
             self.conv_centerness = nn.Conv2d(width, count, 3, padding=1)
         self.scales = nn.ModuleList([Scale(1.0) for _ in self.strides])
-
-    def _build_own_assigner(self, config: dict[str, Any]) -> Assigner:
-        if config.setdefault("type", self.method) != self.method:
-            raise ValueError(
-                f"bbox_head.assigner.type: expected {self.method!r}, got {config['type']!r}"
-            )
-        return build_assigner(config)
 
     # -- forward --------------------------------------------------------------------------------
 
@@ -183,24 +176,7 @@ class CoPointHead(CoHead, AnchorFreeHead):
     ) -> Priors:
         """The grid of points; all are valid, since the references let padding learn background."""
         levels = self.prior_generator.grid_priors(featmap_sizes, device=device)
-        points = torch.cat(levels)  # (A, 2)
-        sizes = tuple(len(level) for level in levels)
-        # output_size spares the synchronisation that would find it.
-        level = torch.repeat_interleave(
-            torch.arange(len(sizes), device=device),
-            torch.tensor(sizes, device=device),
-            output_size=sum(sizes),
-        )
-        strides = torch.tensor(
-            [float(stride[0]) for stride in self.prior_generator.strides], device=device
-        )
-        return Priors(
-            points=points,
-            strides=strides[level],
-            level=level,
-            valid=torch.ones(len(batch_img_metas), len(points), dtype=torch.bool, device=device),
-            level_sizes=sizes,
-        )
+        return point_priors(levels, self.prior_generator.strides, len(batch_img_metas))
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """Class logits, decoded boxes and objectness logits on the prior grid."""
@@ -236,24 +212,9 @@ class CoPointHead(CoHead, AnchorFreeHead):
                 (without effect, as in the references).
         """
         *outs, batch_gt_instances, batch_img_metas, _ = inputs
-        device = outs[0][0].device
-        sizes = [level.shape[-2:] for level in outs[0]]
-        priors = self.build_priors(sizes, batch_img_metas, device)
-        gts = ground_truths(batch_gt_instances, batch_img_metas, device)
-        predictions = self.dense_predictions(outs, priors)
-        with torch.no_grad():
-            candidates = self.own_assigner.candidates(priors, gts)
-        table = self.own_assigner.costs(predictions, candidates, gts)
-        assignment = self.own_assigner.assign(
-            table,
-            candidates,
-            priors,
-            gts,
-            num_classes=self.num_classes,
-            step=self.current_step(),
-            live=table,
+        return self_assignment_losses(
+            self, outs, batch_gt_instances, batch_img_metas, self.current_step()
         )
-        return self.loss_from_assignment(predictions, outs, assignment, priors, gts, taught=False)
 
     def predict_by_feat(
         self, cls_scores: Sequence[Tensor], bbox_preds: Sequence[Tensor], *args: Any, **kwargs: Any
@@ -276,6 +237,75 @@ class CoPointHead(CoHead, AnchorFreeHead):
             args = tuple(rest)
         distances = [level.float() for level in bbox_preds]
         return super().predict_by_feat(cls_scores, distances, None, *args, **kwargs)
+
+
+def point_priors(
+    levels: Sequence[Tensor], strides: Sequence[tuple[int, int]], num_images: int
+) -> Priors:
+    """Priors of points, all valid.
+
+    Args:
+        levels: (A_l, 2) xy of each level's points in pixels.
+        strides: (x, y) of each level.
+        num_images: B.
+    """
+    points = torch.cat(list(levels))  # (A, 2)
+    device, sizes = points.device, tuple(len(level) for level in levels)
+    # output_size spares the synchronisation that would find it.
+    level = torch.repeat_interleave(
+        torch.arange(len(sizes), device=device),
+        torch.tensor(sizes, device=device),
+        output_size=sum(sizes),
+    )
+    return Priors(
+        points=points,
+        strides=torch.tensor([float(stride[0]) for stride in strides], device=device)[level],
+        level=level,
+        valid=torch.ones(num_images, len(points), dtype=torch.bool, device=device),
+        level_sizes=sizes,
+    )
+
+
+def self_assignment_losses(
+    head: Any,
+    outs: Sequence[Any],
+    batch_gt_instances: Sequence[Any],
+    batch_img_metas: Sequence[Mapping[str, Any]],
+    step: Step,
+) -> dict[str, Tensor]:
+    """The plain detector's losses: ``head.own_assigner`` on the head's own predictions."""
+    device = outs[0][0].device
+    priors = head.build_priors([level.shape[-2:] for level in outs[0]], batch_img_metas, device)
+    gts = ground_truths(batch_gt_instances, batch_img_metas, device)
+    predictions = head.dense_predictions(outs, priors)
+    with torch.no_grad():
+        candidates = head.own_assigner.candidates(priors, gts)
+    table = head.own_assigner.costs(predictions, candidates, gts)
+    assignment = head.own_assigner.assign(
+        table,
+        candidates,
+        priors,
+        gts,
+        num_classes=head.num_classes,
+        step=step,
+        live=table,
+    )
+    losses: dict[str, Tensor] = head.loss_from_assignment(
+        predictions, outs, assignment, priors, gts, taught=False
+    )
+    return losses
+
+
+def own_assigner(method: str, config: Mapping[str, Any] | None) -> Assigner:
+    """A head's self-assignment by ``method`` with the given hyper-parameters.
+
+    Raises:
+        ValueError: the configuration names another method, or an unknown hyper-parameter.
+    """
+    fields = {"type": method, **(config or {})}
+    if fields["type"] != method:
+        raise ValueError(f"bbox_head.assigner.type: expected {method!r}, got {fields['type']!r}")
+    return build_assigner(fields)
 
 
 def joint_logits(cls_score: Tensor, objectness: Tensor) -> Tensor:

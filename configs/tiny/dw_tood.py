@@ -1,0 +1,4 @@
+# Plain DW on TOOD's task-aligned head.
+_base_ = ["./_base_/own_data.py"]
+networks = dict(r18=dict(preset="tiny_dw_tood_r18"))
+assigner = dict(type="DW")

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.building import import_custom
 from orchestrator.config import DataConfig
 from orchestrator.errors import ConfigError, DataError
 
@@ -64,6 +65,7 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
         ConfigError: the pipeline does not build, or cannot run sample by sample.
         DataError: filtering leaves no image.
     """
+    import_custom(())  # before mmdet: our operators may have to stand in for mmcv's
     from mmdet.registry import DATASETS
     from mmdet.utils import register_all_modules
 

@@ -210,6 +210,18 @@ def test_teacher_and_student_decide_together(save: Save, lad: Lad) -> None:
         assert result.taught["teacher"] + result.taught["student"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("family", ["ATSS", "TOOD", "AutoAssign"])
+def test_point_based_students_have_teachers_too(family: str, save: Save, lad: Lad) -> None:
+    """DW's grid of points under logits with centerness, probabilities, and objectness."""
+    saved = save(detector_config(family))
+    outcome = lad(
+        saved.as_override(),
+        "networks.student.preset=tiny_dw_r18",
+        "assigner={'_delete_': True, 'type': 'DW'}",
+    )
+    assert_taught(outcome, saved)
+
+
 def test_paa_teachers_of_either_head_are_equal(save: Save, lad: Lad) -> None:
     """mmdet's PAAHead through its adapter, and our CoPAAHead, give the student the same losses."""
     saved = save(detector_config("PAA"))

@@ -1,0 +1,89 @@
+"""Whole small runs of the point-based methods: alone, under LAD, with switch, under CoLAD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orchestrator.config import load_config
+from orchestrator.local_run import run_locally
+from orchestrator.runlog import read_log
+from tests.support.runs import ROOT, SMALL
+
+TINY = ROOT / "configs" / "tiny"
+METHODS = ("dw",)
+"""Stems of ``configs/tiny/{method}[_lad|_colad]_shapes.py``; presets ``tiny_{method}_r18``."""
+
+Run = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data") / "shapes"
+
+
+@pytest.fixture
+def run(root: Path, tmp_path: Path) -> Run:
+    def go(config: str, *overrides: str, names: tuple[str, ...], folder: str = "run"):
+        small = [item for item in SMALL if not item.startswith("networks.")]
+        narrow = [
+            item
+            for name in names
+            for item in (
+                f"networks.{name}.model.backbone.base_channels=8",
+                f"networks.{name}.model.neck.in_channels=[8, 16, 32, 64]",
+                f"networks.{name}.model.backbone.depth=18",
+            )
+        ]
+        fields = [f"data.root={root}", *small, *narrow, "train.max_iterations=4", *overrides]
+        run_locally(load_config(TINY / config, fields), tmp_path / folder)
+        return read_log(tmp_path / folder, "iterations")
+
+    return go
+
+
+@pytest.fixture
+def teacher(run: Run, tmp_path: Path, method: str) -> Path:
+    """Weights of a network that trained alone."""
+    run(f"{method}_shapes.py", "train.max_iterations=2", names=("r18",), folder="teacher")
+    (weights,) = (tmp_path / "teacher").rglob("r18-rank0.pt")
+    return weights
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_alone(run: Run, method: str) -> None:
+    log = run(f"{method}_shapes.py", names=("r18",))
+    assert len(log) == 4 and log["loss_total"].notna().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("switch", [False, True])
+def test_taught_by_a_frozen_network(run: Run, teacher: Path, method: str, switch: bool) -> None:
+    switching = ["switch={'_delete_': True, 'criterion': 'std_mean'}"] if switch else []
+    log = run(
+        f"{method}_lad_shapes.py",
+        f"networks.teacher.checkpoint={teacher}",
+        *switching,
+        names=("teacher", "student"),
+    )
+    assert set(log["network"]) == {"student"} and log["loss_total"].notna().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("criterion", ["std_mean", "fisher"])
+def test_two_learners(run: Run, method: str, criterion: str) -> None:
+    log = run(f"{method}_colad_shapes.py", f"switch.criterion={criterion}", names=("r18", "r34"))
+    assert set(log["network"]) == {"r18", "r34"} and log["loss_total"].notna().all()
+
+
+def test_heads_of_two_kinds_teach_each_other(run: Run) -> None:
+    log = run("dw_colad_shapes.py", "networks.r34.preset=tiny_dw_tood_r18", names=("r18", "r34"))
+    assert set(log["network"]) == {"r18", "r34"}
+
+
+def test_box_refinement_is_a_field_of_the_head(run: Run) -> None:
+    log = run("dw_shapes.py", "networks.r18.model.bbox_head.box_refine=True", names=("r18",))
+    assert log["loss_total"].notna().all()

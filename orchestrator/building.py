@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import io
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,15 @@ def import_custom(modules: Sequence[str]) -> None:
             _quiet_mmengine()
         except ImportError as error:
             raise ConfigError(f"custom_imports: cannot import {module!r}: {error}") from error
+
+
+def register_mmdet() -> None:
+    """Register mmdet's modules (and ours, whose import makes mmdet importable) in its scope."""
+    import_custom(())
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints about what it does not find
+        from mmdet.utils import register_all_modules
+
+        register_all_modules(init_default_scope=True)
 
 
 def _quiet_mmengine() -> None:
@@ -164,13 +174,12 @@ def build_detector(
     Raises:
         ConfigError, ModelError, CheckpointError: naming the field to change.
     """
+    register_mmdet()
     from mmdet.registry import MODELS
-    from mmdet.utils import register_all_modules
     from mmengine.config import ConfigDict
 
-    import_custom(())
-    register_all_modules(init_default_scope=True)
     model = resolve_model(name, config, num_classes)
+    _seed_head(model["bbox_head"], seed)
     _check_preprocessor(name, model)
     backbone_weights = _take_pretrained(name, config, model)
     torch.manual_seed(network_seed(seed, name))
@@ -192,6 +201,16 @@ def _own_deprecation_ignored() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="DeprecationWarning: `num_anchors`")
         yield
+
+
+def _seed_head(head: dict[str, Any], seed: int) -> None:
+    """The run's seed for the fields of a head that must be equal in all networks."""
+    from mmdet.registry import MODELS
+
+    kind = head.get("type")
+    kind = MODELS.get(kind) if isinstance(kind, str) else kind
+    for field in getattr(kind, "seeded_fields", ()):  # mmdet's own heads have none
+        head.setdefault(field, seed)
 
 
 def network_seed(seed: int, name: str, rank: int = 0) -> int:

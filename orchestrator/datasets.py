@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.building import import_custom
+from orchestrator.building import register_mmdet
 from orchestrator.config import DataConfig
 from orchestrator.errors import ConfigError, DataError
 
@@ -65,11 +65,9 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
         ConfigError: the pipeline does not build, or cannot run sample by sample.
         DataError: filtering leaves no image.
     """
-    import_custom(())  # before mmdet: our operators may have to stand in for mmcv's
+    register_mmdet()
     from mmdet.registry import DATASETS
-    from mmdet.utils import register_all_modules
 
-    register_all_modules(init_default_scope=True)
     config = dict(
         type="CocoDataset",
         ann_file=split.annotations,

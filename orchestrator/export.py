@@ -11,6 +11,7 @@ from torch import nn
 from orchestrator.datasets import build_pipeline
 from orchestrator.errors import ModelError
 from orchestrator.saved_runs import SavedRun, open_run
+from orchestrator.trainer import part_name
 
 
 def export_network(run: Path, network: str, out: Path) -> tuple[Path, Path]:
@@ -26,7 +27,7 @@ def export_network(run: Path, network: str, out: Path) -> tuple[Path, Path]:
 
     saved = open_run(run)
     detector, model = saved.build(network)
-    head = _plain_head(network, detector.get_submodule("bbox_head"), model["bbox_head"])
+    head = _plain_head(saved, network, detector.get_submodule("bbox_head"), model["bbox_head"])
     out.mkdir(parents=True, exist_ok=True)
     config_path, weights_path = out / "config.py", out / "weights.pth"
     config = mmdet_config(saved, {**model, "bbox_head": head})
@@ -36,7 +37,9 @@ def export_network(run: Path, network: str, out: Path) -> tuple[Path, Path]:
     return config_path, weights_path
 
 
-def _plain_head(network: str, head: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+def _plain_head(
+    saved: SavedRun, network: str, head: nn.Module, config: dict[str, Any]
+) -> dict[str, Any]:
     """mmdet's configuration of a head; a frozen teacher may have mmdet's own already."""
     from models.co_head import CoHead
 
@@ -45,9 +48,10 @@ def _plain_head(network: str, head: nn.Module, config: dict[str, Any]) -> dict[s
     try:
         return head.plain_config(config)
     except ValueError as error:
+        part = saved.checkpoint / part_name(network, 0)
         raise ModelError(
-            f"network {network!r} cannot be exported to plain mmdet: {error}. `colad eval RUN` "
-            "tests it, and a learner of another run starts from its checkpoint here"
+            f"network {network!r} cannot be exported to plain mmdet: {error}. `colad eval` tests "
+            f"it, and another run takes its weights with networks.NAME.checkpoint={part}"
         ) from error
 
 

@@ -83,7 +83,7 @@ class StepResult:
     seconds: dict[str, float]
     """forward, wait, exchange, assign, backward, step."""
     payload_bytes: int
-    """Bytes of costs read from other networks."""
+    """Bytes of costs and soft labels read from other networks."""
     sample: dict[str, np.ndarray] | None = None
     """Sampled pairs for ``assignments.parquet`` where this step was asked for them."""
 

@@ -46,7 +46,13 @@ def test_two_ranks_equal_one(train: Train, scope: str) -> None:
     assert_close_weights(final_weights(one), final_weights(two))
 
 
-def test_one_rank_without_ground_truths(train: Train, shapes_root: Path, tmp_path: Path) -> None:
+SOFT_AND_COP = ["soft_labels.gamma=0.5", "networks.r34.model.bbox_head.aux_cop=True"]
+
+
+@pytest.mark.parametrize("fields", [[], SOFT_AND_COP], ids=["plain", "soft-cop"])
+def test_one_rank_without_ground_truths(
+    train: Train, shapes_root: Path, tmp_path: Path, fields: list[str]
+) -> None:
     from orchestrator.data.shapes import make_shapes
     from orchestrator.feed import BatchOrder
 
@@ -60,7 +66,7 @@ def test_one_rank_without_ground_truths(train: Train, shapes_root: Path, tmp_pat
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in kept]
     half_empty = tmp_path / "half_empty.json"
     half_empty.write_text(json.dumps(content))
-    common = [*NO_BATCH_STATISTICS, *PLAIN_SGD, f"data.train={half_empty}"]
+    common = [*NO_BATCH_STATISTICS, *PLAIN_SGD, f"data.train={half_empty}", *fields]
     _, one = train(*common, name="one")
     _, two = train(*common, "resources.ranks=2", "resources.cpus_per_network=0.2", name="two")
     assert_close_weights(final_weights(one), final_weights(two))

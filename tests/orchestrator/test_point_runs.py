@@ -14,7 +14,7 @@ from orchestrator.runlog import read_log
 from tests.support.runs import ROOT, SMALL
 
 TINY = ROOT / "configs" / "tiny"
-METHODS = ("dw",)
+METHODS = ("dw", "autoassign")
 """Stems of ``configs/tiny/{method}[_lad|_colad]_shapes.py``; presets ``tiny_{method}_r18``."""
 
 Run = Callable[..., pd.DataFrame]

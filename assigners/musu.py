@@ -48,7 +48,7 @@ class MuSuAssignment(SoftAssignment):
     """Weights of the pairs in bags, all detached; every other prior is background.
 
     ``candidates`` holds the bags alone, and a prior at most once. With l+ and l- the focal terms of
-    the GT's class, a pair's loss is ``pos_weight * l+ + neg_weight * l- + box_weight * (1 - GIoU)``.
+    the GT's class a pair's loss is ``pos_weight l+ + neg_weight l- + box_weight (1 - GIoU)``.
     """
 
     normaliser: str
@@ -186,8 +186,8 @@ class MuSuAssigner:
     ) -> MuSuAssignment:
         """Bags, ranks and weights from the chosen rows; ``step`` and ``live`` are not used.
 
-        Rows chosen from several networks may give one prior to several GTs; the one with the highest
-        q keeps it, the lower of equal ones. One synchronisation.
+        Rows chosen from several networks may give one prior to several GTs; the one with the
+        highest q keeps it, the lower of equal ones. One synchronisation.
 
         Returns:
             Statistics ``gt_without_bag``, ``bag_size`` (mean over GTs) and ``contested`` (pairs
@@ -259,7 +259,7 @@ class MuSuAssigner:
 def _best_of_prior(
     values: Tensor, allowed: Tensor, candidates: Candidates, num_priors: int, num_images: int
 ) -> Tensor:
-    """(N,) bool: the allowed pair with the highest value (>= 0) of each prior, the lowest GT if equal."""
+    """(N,) bool: the allowed pair of each prior with the highest value (>= 0), then lowest GT."""
     gt, flat = candidates.gt, candidates.image * num_priors + candidates.prior
     cells = num_images * num_priors
     best = values.new_full((cells,), -1.0).scatter_reduce(

@@ -243,7 +243,7 @@ def rank_in_gt_level(values: Tensor, candidates: Candidates) -> Tensor:
 
 
 def rank_in_group(values: Tensor, *keys: Tensor) -> Tensor:
-    """(N,) int64 rank of each row among those that agree with it in all keys: 0 for the lowest value.
+    """(N,) int64 rank of each row among those with the same keys: 0 for the lowest value.
 
     Equal values rank by row. No synchronisation.
 

@@ -29,7 +29,8 @@ class CoHead:
     seeded_fields: ClassVar[tuple[str, ...]] = ()
     """Constructor fields that are the run's seed, equal in all its networks, unless given."""
 
-    def slot_seed(self) -> int | None:
+    @property
+    def anchor_seed(self) -> int | None:
         """What tells several priors of one location apart: the seed that their initial boxes were
         drawn from, so that slot k means the same in networks of one seed. None: nothing does.
         """
@@ -148,7 +149,7 @@ def mean_over_ranks(*values: Tensor | float, like: Tensor) -> list[Tensor]:
     return list(reduce_mean(stacked).unbind())
 
 
-CO_HEADS = {"PAAHead": "CoPAAHead"}
+CO_HEADS = {"PAAHead": "CoPAAHead", "AutoAssignHead": "CoAutoAssignHead"}
 """Heads of mmdet and ours with the same parameters, which can learn from a given assignment."""
 
 

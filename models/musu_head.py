@@ -23,7 +23,7 @@ from models.point_head import CoPointHead
 MAX_LOG_DISTANCE = 10.0
 """Upper bound of ln(distance / stride): 22026 strides, beyond every image, far from infinity."""
 MIN_BASE = 1e-12
-"""Lower bound of what the focal loss raises to gamma: below gamma = 1 the slope at 0 is infinite."""
+"""Lower bound of what the focal loss raises to gamma: for gamma < 1 the slope at 0 is infinite."""
 
 
 @MODELS.register_module()
@@ -54,7 +54,7 @@ class CoMuSuHead(CoPointHead):
 
     method: ClassVar[str] = "MuSu"
     seeded_fields: ClassVar[tuple[str, ...]] = ("anchor_seed",)
-    anchor_seed: Tensor | None
+    _anchor_seed: Tensor | None
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class CoMuSuHead(CoPointHead):
         )
         self._check_losses()
         several = num_anchors > 1
-        self.register_buffer("anchor_seed", torch.tensor(anchor_seed) if several else None)
+        self.register_buffer("_anchor_seed", torch.tensor(anchor_seed) if several else None)
 
     def _check_losses(self) -> None:
         for name, expected in (("loss_cls", "FocalLoss"), ("loss_bbox", "GIoULoss")):
@@ -92,18 +92,18 @@ class CoMuSuHead(CoPointHead):
             if kind != expected:
                 raise ValueError(f"bbox_head.{name}.type: MuSu here has {expected}, got {kind!r}")
 
-    def slot_seed(self) -> int | None:
+    @property
+    def anchor_seed(self) -> int | None:
         """What the initial boxes of a location's priors were drawn from; None for one prior."""
-        return None if self.anchor_seed is None else int(self.anchor_seed)
+        return None if self._anchor_seed is None else int(self._anchor_seed)
 
     def init_weights(self) -> None:
         """mmengine's initialisation, then the initial boxes of several priors per location."""
         super().init_weights()
-        seed = self.slot_seed()
-        if seed is None:
+        if self.anchor_seed is None:
             return
         with torch.no_grad():
-            half = initial_log_sizes(self.num_anchors, seed)  # (k, 2)
+            half = initial_log_sizes(self.num_anchors, self.anchor_seed)  # (k, 2)
             self.conv_reg.bias.copy_(half.repeat(1, 2).flatten())  # left, top, right, bottom
 
     def distances(self, raw: Tensor, stride: int) -> Tensor:
@@ -203,7 +203,7 @@ def initial_log_sizes(num_anchors: int, seed: int) -> Tensor:
 
 
 def _init_cfg(prior_prob: float) -> dict[str, Any]:
-    """mmengine's initialisation: normal 0.01 everywhere but in the regression, which starts at 0."""
+    """mmengine's initialisation: normal 0.01 everywhere, but the regression starts at 0."""
     return dict(
         type="Normal",
         layer="Conv2d",

@@ -89,6 +89,11 @@ class TeacherAdapter:
         return int(max(self.head.prior_generator.num_base_priors))
 
     @property
+    def anchor_seed(self) -> int | None:
+        """What tells several priors of a location apart (``CoHead.anchor_seed``)."""
+        return None
+
+    @property
     def num_classes(self) -> int:
         return int(self.head.num_classes)
 
@@ -252,6 +257,11 @@ class CoTeacher(TeacherAdapter):
     @property
     def priors_per_location(self) -> int:
         return max(location_priors(self.head).level_sizes)
+
+    @property
+    def anchor_seed(self) -> int | None:
+        seed: int | None = self.head.anchor_seed
+        return seed
 
     def dense_predictions(
         self, outs: Sequence[Any], batch_img_metas: Sequence[Mapping[str, Any]]

@@ -25,6 +25,8 @@ class GridDescription:
     learner: bool
     strides: tuple[int, ...]
     priors_per_location: int
+    anchor_seed: int | None
+    """What several priors of a location were drawn from; None where nothing tells them apart."""
     num_classes: int
     pad_size_divisor: int
     priors: str | None
@@ -76,6 +78,7 @@ class LearnerView:
             learner=True,
             strides=tuple(int(priors.strides[start]) for start in starts),
             priors_per_location=max(priors.level_sizes),
+            anchor_seed=self.head.anchor_seed,
             num_classes=int(self.head.num_classes),
             pad_size_divisor=_pad_divisor(model),
             priors=_in_words(priors),
@@ -127,6 +130,7 @@ class TeacherView:
             learner=False,
             strides=strides,
             priors_per_location=self.adapter.priors_per_location,
+            anchor_seed=self.adapter.anchor_seed,
             num_classes=self.adapter.num_classes,
             pad_size_divisor=_pad_divisor(model),
             priors=None,
@@ -149,14 +153,16 @@ def build_view(name: str, config: RunConfig, head: nn.Module, num_classes: int) 
 def check_compatible(grids: Mapping[str, GridDescription]) -> None:
     """Refuse networks whose costs would not speak of the same priors.
 
-    Learners must have the same priors; a frozen teacher the same locations and classes.
+    Learners must have the same priors; a frozen teacher the same locations and classes. Several
+    priors per location must mean the same in both: initial boxes drawn from the same seed.
 
     Raises:
         ModelError: naming the two networks, the differing property, both values and what to do.
     """
     first = next((name for name, grid in grids.items() if grid.learner), next(iter(grids)))
     for name, grid in grids.items():
-        fields = ["num_classes", "strides", "priors_per_location", "pad_size_divisor"]
+        fields = ["num_classes", "strides", "priors_per_location", "anchor_seed"]
+        fields.append("pad_size_divisor")
         if grid.learner:
             fields.append("priors")
         for field in fields:
@@ -167,12 +173,31 @@ def check_compatible(grids: Mapping[str, GridDescription]) -> None:
                     f"and {theirs}; {_remedy(field, name, learner=grid.learner)}"
                 )
 
+    count = grids[first].priors_per_location
+    if len(grids) > 1 and count > 1 and grids[first].anchor_seed is None:
+        raise ModelError(
+            f"networks {list(grids)} cannot be compared: nothing tells their {count} priors per "
+            "location apart; set bbox_head.num_anchors = 1, or use CoMuSuHead, whose slots start "
+            "as boxes drawn from anchor_seed"
+        )
+
 
 def _remedy(field: str, name: str, *, learner: bool) -> str:
     if field == "pad_size_divisor":
         return (
             f"set networks.{name}.model.data_preprocessor.pad_size_divisor (it is not learned) "
             "to the same number"
+        )
+    if field == "anchor_seed":
+        return (
+            "slots of a location must start as the same boxes in all networks: set "
+            "model.bbox_head.anchor_seed of those that start from random weights to that number "
+            "of the others (a checkpoint keeps the seed of its run)"
+        )
+    if field == "priors_per_location":
+        return (
+            "networks with several priors per location learn only from those with the same number: "
+            f"set networks.{name}.model.bbox_head.num_anchors, or take another network"
         )
     if learner:
         return "all learners of a run need the same priors"

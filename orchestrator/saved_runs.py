@@ -45,7 +45,7 @@ class SavedRun:
             pretrained="none",
         )
         import_custom(self.config.custom_imports)
-        detector, model = build_detector(network, random, len(self.data.classes), seed=0)
+        detector, model = build_detector(network, random, len(self.data.classes), self.config.seed)
         part = deserialise(read_part(self.checkpoint, part_name(network, 0)))
         detector.load_state_dict(part["model"])
         return detector.eval(), model

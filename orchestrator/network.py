@@ -225,7 +225,7 @@ class Network:
                 f"of batch {self._pending.batch.batch_id}"
             )
         started = time.perf_counter()
-        with self._rng.active():
+        with self._rng.active(), self._sound_convolutions():
             pending = self._run_forward(batch, step)
         pending.seconds["forward"] = time.perf_counter() - started
         packed = self._pack(pending) if self._others_read else None
@@ -277,6 +277,17 @@ class Network:
         dtype = AUTOCAST.get(self.spec.config.train.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
+    def _sound_convolutions(self) -> contextlib.AbstractContextManager[Any]:
+        """Keep half-precision convolutions on the CPU away from oneDNN.
+
+        Its weight gradient of a strided convolution over a 1 x 1 map is uninitialised memory
+        (torch 2.13, bfloat16): another value at every call, sometimes NaN.
+        """
+        half = self.spec.config.train.precision in AUTOCAST
+        if half and self.device.type == "cpu":
+            return torch.backends.mkldnn.flags(enabled=False)
+        return contextlib.nullcontext()
+
     def _pack(self, pending: _Pending) -> PackedTable:
         assert pending.table is not None
         return exchange.pack(
@@ -310,7 +321,7 @@ class Network:
             raise StepOrderError(f"network {self.name!r}: finish_step without begin_step")
         seconds = pending.seconds
         seconds["wait"] = started - pending.ended
-        with self._rng.active(), pending.context:
+        with self._rng.active(), self._sound_convolutions(), pending.context:
             costs = self._read(pending, tables)
             choice, chosen = self._choose(pending, costs)
             marked = time.perf_counter()

@@ -152,6 +152,8 @@ def test_accumulated_micro_batches_equal_one_batch(run: Run, tmp_path: Path) -> 
 def test_bfloat16_autocast(run: Run, tmp_path: Path) -> None:
     run("colad_shapes.py", name="fp32")
     run("colad_shapes.py", "train.precision=bf16", name="bf16")
+    run("colad_shapes.py", "train.precision=bf16", name="again")
+    assert_equal_weights(final_weights(tmp_path / "bf16"), final_weights(tmp_path / "again"))
     full = losses(None, tmp_path / "fp32")["loss_total"]  # type: ignore[arg-type]
     half = losses(None, tmp_path / "bf16")["loss_total"]  # type: ignore[arg-type]
     assert not full.equals(half)

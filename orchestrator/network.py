@@ -277,16 +277,21 @@ class Network:
         dtype = AUTOCAST.get(self.spec.config.train.precision)
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def _sound_convolutions(self) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def _sound_convolutions(self) -> Iterator[None]:
         """Keep half-precision convolutions on the CPU away from oneDNN.
 
         Its weight gradient of a strided convolution over a 1 x 1 map is uninitialised memory
         (torch 2.13, bfloat16): another value at every call, sometimes NaN.
         """
+        before = torch.backends.mkldnn.enabled
         half = self.spec.config.train.precision in AUTOCAST
         if half and self.device.type == "cpu":
-            return torch.backends.mkldnn.flags(enabled=False)
-        return contextlib.nullcontext()
+            torch.backends.mkldnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.mkldnn.enabled = before
 
     def _pack(self, pending: _Pending) -> PackedTable:
         assert pending.table is not None

@@ -383,3 +383,23 @@ def test_float16_labels_are_close_to_float32() -> None:
     rest = make_priors(ALL), make_gts(ALL), Settings()
     exact, crossed = (as_tuple(soft_label_sums(student, t, *rest)) for t in (teacher, cast))
     assert crossed == pytest.approx(exact, rel=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_losses_on_a_gpu_equal_the_cpus() -> None:
+    def on(value: Any, device: str) -> Any:
+        return replace(
+            value, **{k: v.to(device) for k, v in vars(value).items() if isinstance(v, Tensor)}
+        )
+
+    parts = (
+        make_predictions(ALL, 1),
+        make_predictions([2, 0], 2),
+        make_priors(ALL),
+        make_gts(ALL),
+    )
+    images = torch.tensor([2, 0])
+    here = soft_label_sums(*parts, Settings(), images)
+    there = soft_label_sums(*(on(part, "cuda") for part in parts), Settings(), images.cuda())
+    assert as_tuple(there) == pytest.approx(as_tuple(here), rel=1e-5)

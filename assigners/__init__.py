@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from assigners.ala import ALAAssigner
 from assigners.autoassign import AutoAssigner
 from assigners.dw import DWAssigner
 from assigners.musu import MuSuAssigner
@@ -29,6 +30,7 @@ from assigners.types import (
 )
 
 __all__ = [
+    "ALAAssigner",
     "ASSIGNERS",
     "QUALITY_KINDS",
     "Assigner",
@@ -52,6 +54,7 @@ ASSIGNERS: dict[str, type] = {
     "PAA": PAAAssigner,
     "DW": DWAssigner,
     "AutoAssign": AutoAssigner,
+    "ALA": ALAAssigner,
     "MuSu": MuSuAssigner,
 }
 """Every method by the name it has in configurations."""

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from mmdet.registry import MODELS
-from torch import Tensor, nn
+from torch import Tensor
 
 from assigners.autoassign import AutoAssignAssignment
 from assigners.center import (
@@ -21,37 +21,13 @@ from assigners.center import (
 from assigners.focal import LOG_FLOOR, focal_terms
 from assigners.points import gt_count, gt_sum, joint_probability, neg_log_complement, scatter_pairs
 from assigners.types import Assignment, Candidates, DensePredictions, GroundTruths, Priors
+from models.center_prior import CenterPrior
 from models.co_head import mean_over_ranks
 from models.point_head import CoPointHead
 
 CENTER_PRIORS = ("category", "shared", "fixed", "none")
 OBJECTNESS = "objectness"
 """Key of the extras: (B, A) logits of an objectness with a target of its own."""
-
-
-class CenterPrior(nn.Module):
-    """Mean and sigma of the Gaussian over a point's offset from the GT's centre.
-
-    Args:
-        kind: ``"category"`` learns one per class, ``"shared"`` one for all, ``"fixed"`` none.
-        num_classes: C.
-    """
-
-    def __init__(self, kind: str, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        rows = num_classes if kind == "category" else 1
-        mean, sigma = torch.zeros(rows, 2), torch.ones(rows, 2)
-        if kind == "fixed":
-            self.register_buffer("mean", mean, persistent=False)
-            self.register_buffer("sigma", sigma, persistent=False)
-        else:  # mmdet's names
-            self.mean, self.sigma = nn.Parameter(mean), nn.Parameter(sigma)
-
-    def extras(self, num_images: int) -> dict[str, Tensor]:
-        """(B, C, 2) mean and sigma in strides, as a network's predictions state them."""
-        shape = (num_images, self.num_classes, 2)
-        return {CENTER_MEAN: self.mean.expand(shape), CENTER_SIGMA: self.sigma.expand(shape)}
 
 
 @MODELS.register_module()

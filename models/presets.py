@@ -168,6 +168,8 @@ PRESETS: dict[str, Callable[[int], ConfigDict]] = {
     "tiny_dw_r18": partial(tiny_point, head="CoDWHead", depth=18),
     "tiny_dw_tood_r18": partial(tiny_point, head="CoDWTOODHead", depth=18),
     "tiny_dw_r34": partial(tiny_point, head="CoDWHead", depth=34),
+    "tiny_ala_r18": partial(tiny_point, head="CoALAHead", depth=18),
+    "tiny_ala_r34": partial(tiny_point, head="CoALAHead", depth=34),
     "tiny_autoassign_r18": partial(tiny_point, head="CoAutoAssignHead", depth=18),
     "tiny_autoassign_r34": partial(tiny_point, head="CoAutoAssignHead", depth=34),
     "tiny_musu_r18": partial(tiny_point, head="CoMuSuHead", depth=18),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,18 +97,52 @@ def evaluate(
     ] = None,
     network: Annotated[str | None, typer.Option(help="Only this network.")] = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="AP of every class.")] = False,
+    voc: Annotated[
+        str | None, typer.Option(metavar="area|11points", help="VOC's mAP at IoU 0.5, too.")
+    ] = None,
+    complexity: Annotated[
+        bool, typer.Option("--complexity", help="Parameters and multiply-adds, too.")
+    ] = False,
+    speed: Annotated[bool, typer.Option("--speed", help="Images per second, too.")] = False,
 ) -> None:
-    """COCO metrics of trained networks."""
-    from orchestrator.evaluate_run import evaluate_target
+    """COCO metrics of trained networks; on request VOC's, size and speed."""
+    from orchestrator.evaluate_run import Extras, evaluate_target
     from orchestrator.evaluation import metrics_table, per_class_table
 
-    overrides = _overrides(set_, more)
     results = evaluate_target(
-        target, split=split, config=config, network=network, overrides=overrides
+        target,
+        split=split,
+        config=config,
+        network=network,
+        overrides=_overrides(set_, more),
+        extras=Extras(voc=voc, complexity=complexity, speed=speed),
     )
-    console.print(metrics_table(results))
+    coco = {name: report.coco for name, report in results.items()}
+    console.print(metrics_table(coco))
     if per_class:
-        console.print(per_class_table(results))
+        console.print(per_class_table(coco))
+    for line in _extras_lines(results, per_class=per_class):
+        console.print(escape(line), soft_wrap=True)
+
+
+def _extras_lines(results: Mapping[str, Any], *, per_class: bool) -> Iterator[str]:
+    """What was measured besides COCO's metrics, a line each."""
+    for name, report in results.items():
+        if (voc := report.voc) is not None:
+            yield f"{name}: VOC mAP {voc.mean:.1f} ({voc.mode}, IoU {voc.iou:g})"
+        if voc is not None and per_class:
+            yield "  " + "  ".join(f"{cls} {ap:.1f}" for cls, ap in voc.per_class.items())
+        if (size := report.complexity) is not None:
+            yield (
+                f"{name}: {size.parameters / 1e6:.3g} M parameters, "
+                f"{size.multiply_adds / 1e9:.3g} G multiply-adds (FLOPs in papers) on "
+                f"{size.input_hw[0]} x {size.input_hw[1]}"
+            )
+        if (speed := report.speed) is not None:
+            yield (
+                f"{name}: {speed.images_per_second:.3g} images/s one at a time ({speed.device}, "
+                f"{speed.threads} CPU threads, {speed.num_images} images)"
+            )
 
 
 @app.command()

@@ -1,8 +1,9 @@
-"""``colad eval``: COCO metrics of saved networks, without Ray."""
+"""``colad eval``: COCO and VOC metrics, size and speed of saved networks, without Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from orchestrator.building import build_detector, import_custom
+from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
 from orchestrator.config import DataConfig, NetworkConfig, from_mapping, parse_overrides
 from orchestrator.data import coco
 from orchestrator.datasets import PreparedData, Split, build_dataset
@@ -18,9 +20,36 @@ from orchestrator.evaluation import EvalResult, evaluate_detections
 from orchestrator.network import evaluating
 from orchestrator.prediction import predict_dataset
 from orchestrator.saved_runs import open_run
+from orchestrator.voc_metric import VocResult, check_voc_mode, evaluate_voc
 from orchestrator.weights import class_names_of, load_weights
 
 BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extras:
+    """What to measure besides COCO's metrics."""
+
+    voc: str | None = None
+    """``"area"`` or ``"11points"``: VOC's mAP at IoU 0.5."""
+    complexity: bool = False
+    """Parameters and multiply-adds."""
+    speed: bool = False
+    """Images per second, one at a time."""
+
+    def __post_init__(self) -> None:
+        if self.voc is not None:
+            check_voc_mode(self.voc)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkReport:
+    """What was measured of one network; None for what was not asked for."""
+
+    coco: EvalResult
+    voc: VocResult | None = None
+    complexity: Complexity | None = None
+    speed: Speed | None = None
 
 
 def evaluate_target(
@@ -30,7 +59,8 @@ def evaluate_target(
     config: Path | None = None,
     network: str | None = None,
     overrides: Sequence[str] = (),
-) -> dict[str, EvalResult]:
+    extras: Extras = Extras(),
+) -> dict[str, NetworkReport]:
     """Evaluate a run directory, a checkpoint in one, or an mmdet .pth.
 
     Args:
@@ -40,6 +70,7 @@ def evaluate_target(
         config: mmdet configuration of a .pth; None takes ``config.py`` beside it.
         network: only this one; None takes all.
         overrides: ``data.*=value``: another scale, other images.
+        extras: what else to measure.
 
     Returns:
         By network name (a .pth: by its file name).
@@ -48,7 +79,7 @@ def evaluate_target(
         CheckpointError, ConfigError, DataError: naming what to correct.
     """
     if target.is_file():
-        return _evaluate_file(target, split, config, overrides)
+        return _evaluate_file(target, split, config, overrides, extras)
     saved = open_run(target)
     data = _override_data(saved.config.data, overrides)
     chosen = _choose_split(split, data, saved.data)
@@ -56,13 +87,13 @@ def evaluate_target(
     results = {}
     for name in names:
         detector, _ = saved.build(name)
-        results[name] = _evaluate(detector, data, chosen, saved.data.classes)
+        results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras)
     return results
 
 
 def _evaluate_file(
-    target: Path, split: str, config: Path | None, overrides: Sequence[str]
-) -> dict[str, EvalResult]:
+    target: Path, split: str, config: Path | None, overrides: Sequence[str], extras: Extras
+) -> dict[str, NetworkReport]:
     from mmengine.config import Config
 
     config = config or target.parent / "config.py"
@@ -85,7 +116,7 @@ def _evaluate_file(
     import_custom(())
     settings = NetworkConfig(config=str(config), checkpoint=str(target))
     detector, _ = build_detector(target.stem, settings, len(classes), seed=0)
-    return {target.stem: _evaluate(detector, data, chosen, classes)}
+    return {target.stem: _evaluate(detector, data, chosen, classes, extras)}
 
 
 def _override_data(data: DataConfig, overrides: Sequence[str]) -> DataConfig:
@@ -111,11 +142,22 @@ def _own_split(split: str, data: DataConfig) -> Split:
 
 
 def _evaluate(
-    detector: nn.Module, data: DataConfig, split: Split, classes: Sequence[str]
-) -> EvalResult:
+    detector: nn.Module, data: DataConfig, split: Split, classes: Sequence[str], extras: Extras
+) -> NetworkReport:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(data, split, classes, train=False)
+    annotations = Path(split.annotations)
     detector.to(device)
     with evaluating(detector):
         detections = predict_dataset(detector, dataset, batch_size=BATCH, device=device)
-    return evaluate_detections(detections, Path(split.annotations), classes)
+        complexity = measure_complexity(detector, dataset) if extras.complexity else None
+        speed = measure_speed(detector, dataset, device) if extras.speed else None
+    voc = None
+    if extras.voc is not None:
+        voc = evaluate_voc(detections, annotations, classes, mode=extras.voc)
+    return NetworkReport(
+        coco=evaluate_detections(detections, annotations, classes),
+        voc=voc,
+        complexity=complexity,
+        speed=speed,
+    )

@@ -119,8 +119,8 @@ def evaluate_detections(
         ModelError: a score or box is NaN or infinite (COCO would count such a box as a hit).
     """
     start = time.perf_counter()
-    dataset = _read_annotations(annotation_file)
-    category_ids = _category_ids(dataset, classes, annotation_file)
+    dataset = read_annotations(annotation_file)
+    category_ids = category_ids_of(dataset, classes, annotation_file)
     _check_detections(detections, dataset, len(classes), annotation_file)
     results = {
         "images": dataset["images"],
@@ -142,7 +142,7 @@ def evaluate_detections(
     )
 
 
-def _read_annotations(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path) -> dict[str, Any]:
     """The file's images, categories and annotations, with what COCO lets people leave out."""
     try:
         raw = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -168,7 +168,7 @@ def _read_annotations(path: Path) -> dict[str, Any]:
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _category_ids(dataset: Mapping[str, Any], classes: Sequence[str], path: Path) -> list[int]:
+def category_ids_of(dataset: Mapping[str, Any], classes: Sequence[str], path: Path) -> list[int]:
     """The file's category id of each class index."""
     names = [category["name"] for category in dataset["categories"]]
     wrong = [name for name in classes if names.count(name) != 1]

@@ -38,6 +38,7 @@ from orchestrator.actors import (  # noqa: E402
     FeederProcess,
     NetworkProcess,
     get_all,
+    locate,
 )
 from orchestrator.config import NetworkConfig, RunConfig, SwitchConfig, load_config  # noqa: E402
 from orchestrator.datasets import PreparedData, prepare_data  # noqa: E402
@@ -56,7 +57,7 @@ class Loop:
         self.config = config
         feeder = ray.remote(FeederProcess).options(num_cpus=0).remote()
         get_all([feeder.build.remote(config, data, 0)], {})
-        self.feed = ActorFeed([feeder], config.feed.prefetch)
+        self.feed = ActorFeed([{"": feeder}], config.feed.prefetch)
         self.networks = [self._start(name, data) for name in config.networks]
         self.done = 0
 
@@ -69,8 +70,8 @@ class Loop:
             iterations_per_epoch=64,
             max_iterations=100_000,
         )
-        network = ActorNetwork(spec, [actor])
-        get_all(network.build(network.places()), {})
+        network = ActorNetwork(spec, [actor], locate(name, [actor]))
+        get_all(network.build(), {})
         return network
 
     def run(self, iterations: int) -> list[float]:

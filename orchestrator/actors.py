@@ -126,15 +126,24 @@ class FeederProcess:
 class ActorNetwork:
     """All ranks of one network; every method returns references at once."""
 
-    def __init__(self, spec: NetworkSpec, actors: Sequence[ActorHandle]) -> None:
-        self.spec, self.actors = spec, actors
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        actors: Sequence[ActorHandle],
+        places: Sequence[Mapping[str, Any]],
+    ) -> None:
+        self.spec, self.actors, self.places = spec, actors, places
         self.name = spec.name
         self.learner = spec.config.networks[spec.name].learner
         self.readable = spec.name in spec.config.readable
         self.num_ranks = len(actors)
+        self.nodes = [str(place["node_id"]) for place in places]
 
-    def begin_step(self, batches: Sequence[Any], step: Step) -> list[Any]:
-        return [actor.begin_step.remote(batch, step) for actor, batch in zip(self.actors, batches)]
+    def begin_step(self, batches: Sequence[ShardBatch], step: Step) -> list[Any]:
+        return [
+            actor.begin_step.remote(batch.on(node), step)
+            for actor, node, batch in zip(self.actors, self.nodes, batches)
+        ]
 
     def finish_step(
         self, tables: Mapping[str, Sequence[Any]], *, want_sample: bool = False
@@ -144,18 +153,14 @@ class ActorNetwork:
             for rank, actor in enumerate(self.actors)
         ]
 
-    def places(self) -> list[dict[str, Any]]:
-        """Process, node and GPUs of every rank."""
-        return get_all([actor.where.remote() for actor in self.actors], self.owners())
-
-    def build(self, places: Sequence[Mapping[str, Any]]) -> list[Any]:
+    def build(self) -> list[Any]:
         """Build every rank; rank 0's node hosts their rendezvous."""
         gpus = self.spec.config.resources.gpus_per_network
         references = []
-        for rank, (actor, place) in enumerate(zip(self.actors, places)):
+        for rank, (actor, place) in enumerate(zip(self.actors, self.places)):
             wanted = len(place["gpu_ids"]) if gpus == "auto" else float(gpus)
             spec = replace(self.spec, rank=rank)
-            references.append(actor.build.remote(spec, places[0]["address"], wanted))
+            references.append(actor.build.remote(spec, self.places[0]["address"], wanted))
         return references
 
     def describe(self) -> list[Any]:
@@ -173,27 +178,60 @@ class ActorNetwork:
 
     def owners(self) -> dict[str, str]:
         """Actor id -> words for messages."""
-        many = self.num_ranks > 1
-        return {
-            actor._actor_id.hex(): f"network {self.name!r}" + (f", rank {rank}" if many else "")
-            for rank, actor in enumerate(self.actors)
-        }
+        return name_ranks(self.name, self.actors)
+
+
+def name_ranks(network: str, actors: Sequence[ActorHandle]) -> dict[str, str]:
+    """Actor id -> words for messages."""
+    many = len(actors) > 1
+    return {
+        actor._actor_id.hex(): f"network {network!r}" + (f", rank {rank}" if many else "")
+        for rank, actor in enumerate(actors)
+    }
+
+
+def locate(network: str, actors: Sequence[ActorHandle]) -> list[dict[str, Any]]:
+    """Process, node and GPUs of every rank of a network."""
+    return get_all([actor.where.remote() for actor in actors], name_ranks(network, actors))
+
+
+class ShardBatch:
+    """One shard's batch: the same arrays from the feeder of each node, or from the only one."""
+
+    def __init__(self, by_node: Mapping[str, Any]) -> None:
+        self.by_node = by_node
+
+    def on(self, node: str) -> Any:
+        """Reference of the batch for a reader on ``node``."""
+        if len(self.by_node) == 1:
+            return next(iter(self.by_node.values()))
+        return self.by_node[node]
 
 
 class ActorFeed:
-    """All feeders; asks them for batches ahead of their use."""
+    """All feeders; asks them for batches ahead of their use.
 
-    def __init__(self, feeders: Sequence[ActorHandle], prefetch: int) -> None:
-        self.feeders, self.prefetch = feeders, prefetch
-        self._asked: dict[int, list[Any]] = {}
+    Args:
+        shards: per shard, its feeders by the node whose readers they serve. A single feeder serves
+            all nodes.
+        prefetch: batches asked for ahead.
+    """
 
-    def batches(self, position: int) -> list[Any]:
-        """References of batch ``position``, one per shard; the next ones are decoded meanwhile."""
+    def __init__(self, shards: Sequence[Mapping[str, ActorHandle]], prefetch: int) -> None:
+        self.shards, self.prefetch = shards, prefetch
+        self.feeders = [feeder for shard in shards for feeder in shard.values()]
+        self._asked: dict[int, list[ShardBatch]] = {}
+
+    def batches(self, position: int) -> list[ShardBatch]:
+        """References of batch ``position``, per shard; the next ones are decoded meanwhile."""
         if self._asked and position not in self._asked:
             self._asked.clear()
         for ahead in range(position, position + self.prefetch + 1):
             if ahead not in self._asked:
-                self._asked[ahead] = [feeder.batch.remote(ahead) for feeder in self.feeders]
+                self._asked[ahead] = [
+                    ShardBatch({n: feeder.batch.remote(ahead) for n, feeder in shard.items()})
+                    for shard in self.shards
+                ]
         return self._asked.pop(position)
 
     def places(self) -> list[dict[str, Any]]:

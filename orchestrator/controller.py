@@ -28,6 +28,7 @@ from orchestrator.actors import (
     FeederProcess,
     NetworkProcess,
     get_all,
+    locate,
 )
 from orchestrator.checkpoints import CheckpointState, latest_valid, write_checkpoint
 from orchestrator.config import RunConfig, load_config
@@ -87,14 +88,17 @@ def _run(run_dir: Path, board: Any) -> Outcome:
     config = load_config(run_dir / "config.py")
     data = load_prepared(run_dir / "data.json")
     plan = plan_placement(config)
-    actors = _create_networks(config, plan)  # they import while the feeders open the data
-    feed, order, owners = _start_feeders(config, data, plan)
-    networks = _describe_networks(config, data, order, actors)
+    actors = _create_networks(config, plan)
+    places = {name: locate(name, ranks) for name, ranks in actors.items()}
+    for ranks in actors.values():
+        for rank in ranks:
+            rank.prepare.remote(config.custom_imports)  # while the feeders open the data
+    feed, order, owners = _start_feeders(config, data, plan, places)
+    networks = _describe_networks(config, data, order, actors, places)
     for network in networks:
         owners.update(network.owners())
-    places = {network.name: network.places() for network in networks}
     _record_places(run_dir, feed, places)
-    building = [ref for network in networks for ref in network.build(places[network.name])]
+    building = [ref for network in networks for ref in network.build()]
     get_all(building, owners)
     run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
     trainer = CoTrainer(
@@ -125,28 +129,52 @@ def _run(run_dir: Path, board: Any) -> Outcome:
 
 
 def _start_feeders(
-    config: RunConfig, data: PreparedData, plan: PlacementPlan
+    config: RunConfig,
+    data: PreparedData,
+    plan: PlacementPlan,
+    places: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> tuple[ActorFeed, BatchOrder, dict[str, str]]:
+    """Feeders where the plan wants them: one per shard, or one per shard and node."""
     actor = ray.remote(FeederProcess)
-    feeders = [actor.options(**_options(plan, bundle)).remote() for bundle in plan.feeders]
-    feed = ActorFeed(feeders, config.feed.prefetch)
+    shards = []
+    for shard in range(config.resources.ranks):
+        if plan.feeders:
+            bundles = {"": plan.feeders[shard]}
+        else:
+            bundles = {}
+            for name, ranks in places.items():
+                bundles.setdefault(ranks[shard]["node_id"], plan.networks[name][shard])
+        options = {
+            node: {**_options(plan, bundle), "num_cpus": plan.cpus_per_feeder, "num_gpus": 0}
+            for node, bundle in bundles.items()
+        }
+        shards.append({node: actor.options(**chosen).remote() for node, chosen in options.items()})
+    feed = ActorFeed(shards, config.feed.prefetch)
     owners = feed.owners()
-    references = [f.build.remote(config, data, shard) for shard, f in enumerate(feeders)]
-    opened = get_all(references, owners)[0]
+    building = [
+        feeder.build.remote(config, data, shard)
+        for shard, feeders in enumerate(shards)
+        for feeder in feeders.values()
+    ]
+    opened = get_all(building, owners)[0]
     order = BatchOrder(opened["num_images"], config.train.batch_size, config.seed, opened["wide"])
     return feed, order, owners
 
 
 def _create_networks(config: RunConfig, plan: PlacementPlan) -> dict[str, list[Any]]:
     actor = ray.remote(NetworkProcess)
-    actors = {
-        name: [actor.options(**_options(plan, bundle)).remote() for bundle in bundles]
+    options = {
+        name: [_options(plan, bundle) for bundle in bundles]
         for name, bundles in plan.networks.items()
     }
-    for ranks in actors.values():
-        for rank in ranks:
-            rank.prepare.remote(config.custom_imports)  # an error shows again in build
-    return actors
+    if not plan.feeders:  # leave room for a node's feeder in the same bundle
+        for ranks in options.values():
+            for rank in ranks:
+                rank["num_cpus"] -= plan.cpus_per_feeder
+    return {
+        name: [actor.options(**chosen).remote() for chosen in ranks]
+        for name, ranks in options.items()
+    }
 
 
 def _describe_networks(
@@ -154,6 +182,7 @@ def _describe_networks(
     data: PreparedData,
     order: BatchOrder,
     actors: Mapping[str, Sequence[Any]],
+    places: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> list[ActorNetwork]:
     length = make_plan(config, order)
     return [
@@ -166,6 +195,7 @@ def _describe_networks(
                 max_iterations=length.max_iterations,
             ),
             ranks,
+            places[name],
         )
         for name, ranks in actors.items()
     ]

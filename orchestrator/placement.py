@@ -21,7 +21,8 @@ class PlacementPlan:
     bundles: list[Bundle]
     """Bundle 0 is the controller's."""
     feeders: list[int]
-    """Bundle of each shard's feeder."""
+    """Bundle of each shard's feeder; empty where every node has one, in a network's bundle."""
+    cpus_per_feeder: float
     networks: dict[str, list[int]]
     """Bundle of each rank of each network."""
     strategy: str
@@ -47,19 +48,24 @@ def plan_placement(config: RunConfig) -> PlacementPlan:
     gpus = resources.gpus_per_network
     assert not isinstance(gpus, str), "resolve_gpus comes first"
     bundles: list[Bundle] = [{"CPU": resources.cpus_controller}]
+    feeder_cpus = max(resources.cpus_per_feeder, float(config.feed.workers))
+    network_cpus = resources.cpus_per_network
     feeders = []
-    for _ in range(resources.ranks):
-        feeders.append(len(bundles))
-        bundles.append({"CPU": max(resources.cpus_per_feeder, float(config.feed.workers))})
+    if config.feed.placement == "shared":
+        feeders = list(range(1, 1 + resources.ranks))
+        bundles += [{"CPU": feeder_cpus} for _ in feeders]
+    else:  # any network may turn out to be the one whose bundle hosts its node's feeder
+        network_cpus += feeder_cpus
     networks: dict[str, list[int]] = {}
     for name in config.networks:
         networks[name] = list(range(len(bundles), len(bundles) + resources.ranks))
         for _ in range(resources.ranks):
-            bundle = {"CPU": resources.cpus_per_network}
+            bundle = {"CPU": network_cpus}
             bundles.append({**bundle, "GPU": gpus} if gpus > 0 else bundle)
     return PlacementPlan(
         bundles=bundles,
         feeders=feeders,
+        cpus_per_feeder=feeder_cpus,
         networks=networks,
         strategy="SPREAD" if resources.placement == "spread" else "PACK",
     )

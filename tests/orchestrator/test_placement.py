@@ -50,3 +50,11 @@ def test_enough_in_total_but_on_no_single_node() -> None:
     plan = plan_placement(config(cpus_per_network=2.0, gpus_per_network=0))
     with pytest.raises(ResourceError, match="a single node"):
         check_resources(plan, [{"CPU": 1.5}] * 4)
+
+
+def test_feeders_in_the_bundles_of_networks() -> None:
+    base = config(gpus_per_network=0)
+    per_node = from_mapping(RunConfig, {**base.to_dict(), "feed": dict(placement="per_node")})
+    plan = plan_placement(per_node)
+    assert plan.feeders == []
+    assert [bundle["CPU"] for bundle in plan.bundles] == pytest.approx([0.25, 0.75, 0.75])

@@ -190,8 +190,9 @@ class MuSuAssigner:
         highest q keeps it, the lower of equal ones. One synchronisation.
 
         Returns:
-            Statistics ``gt_without_bag``, ``bag_size`` (mean over GTs) and ``contested`` (pairs
-            taken from a GT because another network's rows gave the prior to another GT).
+            Statistics ``gt_without_candidate``, ``gt_without_bag``, ``bag_size`` (mean over GTs)
+            and ``contested`` (pairs that a GT lost because the rows of another network gave the
+            prior to another GT).
 
         Source:
             MuSu, eq. 2-4, 6 and 7, procedure 1.
@@ -214,6 +215,7 @@ class MuSuAssigner:
             box_weight=w_reg,
             normaliser=self.normaliser,
             stats={
+                "gt_without_candidate": (gt_count(candidates.gt, gts.num_gts) == 0).sum(),
                 "gt_without_bag": (size == 0).sum(),
                 "bag_size": size.sum() / max(gts.num_gts, 1),
                 "contested": claimed.sum() - owned.sum(),

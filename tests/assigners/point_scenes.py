@@ -59,6 +59,18 @@ def assign(
     )
 
 
+def in_double(predictions: DensePredictions) -> DensePredictions:
+    """The predictions in float64, in which no rounding decides a rank or a threshold."""
+    assert predictions.quality is not None
+    return replace(
+        predictions,
+        cls=predictions.cls.double(),
+        boxes=predictions.boxes.double(),
+        quality=predictions.quality.double(),
+        extras={name: value.double() for name, value in predictions.extras.items()},
+    )
+
+
 def one_image(predictions: DensePredictions, image: int) -> DensePredictions:
     """The predictions for one image of the batch."""
     rows = slice(image, image + 1)

@@ -1,4 +1,4 @@
-"""What every assigner over weighted pairs must keep, alone and taught: AutoAssign, ALA."""
+"""What every assigner over weighted pairs must keep, alone and taught: AutoAssign, ALA, MuSu."""
 
 from dataclasses import fields, replace
 from typing import Any
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from assigners import SoftAssignment, build_assigner
 from orchestrator import exchange
 
-from .point_scenes import CLASSES, EDGE_SCENES, STEP, assign, one_image, predict, scene
+from .point_scenes import CLASSES, EDGE_SCENES, STEP, assign, in_double, one_image, predict, scene
 from .scenes import make_gts, random_boxes
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -21,6 +21,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
         type="AutoAssign", confidence_weighting=False, negative_weighting=False
     ),
     "autoassign-detached": dict(type="AutoAssign", detach_weights=True, weights_on="loss"),
+    "musu": dict(type="MuSu"),
+    "musu-p": dict(type="MuSu", criterion="p_both", targets="hard", owner_rule="inside"),
+    "musu-fixed": dict(type="MuSu", temperature="fixed", tau_cls=5.0, alpha=0.0, b=0.0),
 }
 EVERY = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 
@@ -129,16 +132,16 @@ def test_a_batch_equals_its_images(config: dict[str, Any], seed: int, counts: li
     generator = torch.Generator().manual_seed(seed)
     boxes = [random_boxes(n, generator, low=4) for n in counts]
     predictions, priors, gts = scene(*boxes, seed=seed)
+    predictions = in_double(predictions)
     assigner = build_assigner(config)
-    pairs, together = assign(assigner, predictions, priors, gts)
+    _, together = assign(assigner, predictions, priors, gts)
     for image in range(len(counts)):
         _, single, own = scene(boxes[image])
-        alone_pairs, alone = assign(assigner, one_image(predictions, image), single, own)
-        rows = pairs.image == image
-        assert torch.equal(pairs.prior[rows], alone_pairs.prior)
+        _, alone = assign(assigner, one_image(predictions, image), single, own)
+        rows = together.candidates.image == image
+        assert torch.equal(together.candidates.prior[rows], alone.candidates.prior)
         whole = weights_of(together)
         for name, weight in weights_of(alone).items():
-            # Vectorised exponentials round differently at other offsets of an array.
             torch.testing.assert_close(whole[name][rows], weight, rtol=1e-4, atol=1e-5)
 
 
@@ -150,11 +153,13 @@ def test_permuted_gts_permute_the_weights(
 ) -> None:
     boxes = random_boxes(4, torch.Generator().manual_seed(seed))
     predictions, priors, _ = scene(boxes, seed=seed)
+    predictions = in_double(predictions)
     labels = torch.tensor([0, 1, 2, 0])
     results = []
     for rows in (list(range(4)), order):
         gts = make_gts(boxes[rows], labels=[labels[rows].tolist()])
-        pairs, assignment = assign(build_assigner(config), predictions, priors, gts)
+        _, assignment = assign(build_assigner(config), predictions, priors, gts)
+        pairs = assignment.candidates
         original = torch.tensor(rows)[pairs.gt]
         back = (original * priors.num_priors + pairs.prior).argsort()
         results.append({k: v[back] for k, v in weights_of(assignment).items()})

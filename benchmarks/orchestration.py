@@ -43,7 +43,7 @@ from orchestrator.actors import (  # noqa: E402
 from orchestrator.config import NetworkConfig, RunConfig, SwitchConfig, load_config  # noqa: E402
 from orchestrator.datasets import PreparedData, prepare_data  # noqa: E402
 from orchestrator.iteration import cotrain_iteration  # noqa: E402
-from orchestrator.network import NetworkSpec  # noqa: E402
+from orchestrator.step import NetworkSpec  # noqa: E402
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "colad_shapes.py"
 LOOKAHEAD = 2

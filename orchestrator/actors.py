@@ -20,8 +20,10 @@ from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import GridDescription
-from orchestrator.network import Network, NetworkSpec, StepResult, resolve_device
+from orchestrator.network import Network
 from orchestrator.ranks import RankGroup, free_address
+from orchestrator.step import NetworkSpec, StepResult
+from orchestrator.torch_state import resolve_device
 from orchestrator.weights import deserialise, serialise
 
 

@@ -89,9 +89,15 @@ def resolve_model(name: str, config: NetworkConfig, num_classes: int) -> dict[st
             f"checkpoint does, set networks.{name}.model.bbox_head.num_classes = {num_classes}"
         )
     head["num_classes"] = num_classes
+    head["type"] = _short_type(head.get("type"))
     if config.learner:
         head["type"] = co_head_type(head["type"])
     return model
+
+
+def _short_type(kind: Any) -> Any:
+    """The registered name of an mmdet class that is given by its path (new-style configs)."""
+    return kind.rpartition(".")[2] if isinstance(kind, str) and kind.startswith("mmdet.") else kind
 
 
 def _base_model(name: str, config: NetworkConfig, num_classes: int) -> dict[str, Any]:
@@ -229,7 +235,7 @@ def _check_preprocessor(name: str, model: Mapping[str, Any]) -> None:
             f"{field}.batch_augments is set: all networks must see the same pixels, so "
             "augmentation belongs to data.train_pipeline"
         )
-    if preprocessor.get("type") != "DetDataPreprocessor":
+    if _short_type(preprocessor.get("type")) != "DetDataPreprocessor":
         raise ConfigError(
             f"{field}.type = {preprocessor.get('type')!r}: expected 'DetDataPreprocessor' (others "
             "may change images between networks)"

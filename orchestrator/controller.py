@@ -37,9 +37,9 @@ from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.feed import BatchOrder
 from orchestrator.live_view import Progress
 from orchestrator.monitor import find_monitor
-from orchestrator.network import NetworkSpec
 from orchestrator.placement import PlacementPlan, plan_placement
 from orchestrator.runlog import RunLog
+from orchestrator.step import NetworkSpec
 from orchestrator.trainer import CoTrainer, Hooks, Outcome, make_plan
 
 logger = logging.getLogger(__name__)

@@ -17,9 +17,9 @@ from orchestrator.data import coco
 from orchestrator.datasets import PreparedData, Split, build_dataset
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.evaluation import EvalResult, evaluate_detections
-from orchestrator.network import evaluating
 from orchestrator.prediction import predict_dataset
 from orchestrator.saved_runs import open_run
+from orchestrator.torch_state import evaluating
 from orchestrator.voc_metric import VocResult, check_voc_mode, evaluate_voc
 from orchestrator.weights import class_names_of, load_weights
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from assigners.types import Step
-from orchestrator.network import StepResult
+from orchestrator.step import StepResult
 
 Handle = Any
 """A value (``LocalNetwork``) or a Ray ObjectRef of it (``ActorNetwork``), one per rank."""

@@ -12,7 +12,8 @@ from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.feed import Feeder
 from orchestrator.grid import GridDescription
-from orchestrator.network import Network, NetworkSpec, StepResult
+from orchestrator.network import Network
+from orchestrator.step import NetworkSpec, StepResult
 from orchestrator.weights import deserialise, serialise
 
 

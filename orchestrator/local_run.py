@@ -11,8 +11,8 @@ from orchestrator.config import RunConfig, save_config
 from orchestrator.datasets import build_dataset, prepare_data, save_prepared
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.local import LocalFeed, LocalNetwork, resolve
-from orchestrator.network import NetworkSpec
 from orchestrator.runlog import RunLog, write_environment
+from orchestrator.step import NetworkSpec
 from orchestrator.trainer import CoTrainer, Hooks, make_plan
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,8 @@ from torch import Tensor, nn
 from assigners import build_assigner
 from assigners.types import (
     Assignment,
-    Candidates,
     CostTable,
-    DensePredictions,
-    GroundTruths,
     HardAssignment,
-    Priors,
     Step,
 )
 from orchestrator import exchange
@@ -37,74 +32,23 @@ from orchestrator.building import (
     network_seed,
 )
 from orchestrator.config import RunConfig
-from orchestrator.datasets import PreparedData, build_dataset
-from orchestrator.errors import ConfigError, NonFiniteLossError, ResourceError, StepOrderError
+from orchestrator.datasets import build_dataset
+from orchestrator.errors import ConfigError, NonFiniteLossError, StepOrderError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.grid import GridDescription, build_view
 from orchestrator.prediction import predict_dataset
 from orchestrator.ranks import RankGroup
 from orchestrator.soft_labels import SoftTeaching
+from orchestrator.step import NetworkSpec, Pending, StepResult, sample_pairs
 from orchestrator.switching import Choice, SwitchRule, choose
-
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class NetworkSpec:
-    """All that an actor needs to become one rank of a network."""
-
-    name: str
-    config: RunConfig
-    data: PreparedData
-    iterations_per_epoch: int
-    max_iterations: int
-    rank: int = 0
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What a learner tells the controller about one micro-batch: host numbers only."""
-
-    network: str
-    rank: int
-    losses: dict[str, float]
-    lr: float
-    num_pos: int
-    num_gts: int
-    num_images: int
-    skipped: bool
-    """Under fp16: a non-finite gradient, so the optimizer did not step."""
-    taught: dict[str, float]
-    """Share of the switch's decisions that each network won (empty in self-assignment)."""
-    stats: dict[str, float]
-    """Assigner counts (mixtures that could not be fitted, ...) and the switch's mean indicators."""
-    seconds: dict[str, float]
-    """forward, wait, exchange, assign, backward, step."""
-    payload_bytes: int
-    """Bytes of costs and soft labels read from other networks."""
-    sample: dict[str, np.ndarray] | None = None
-    """Sampled pairs for ``assignments.parquet`` where this step was asked for them."""
-
-
-@dataclass(kw_only=True)
-class _Pending:
-    """What stays on the device between ``begin_step`` and ``finish_step``."""
-
-    batch: Batch
-    step: Step
-    gts: GroundTruths
-    priors: Priors
-    outs: Any
-    predictions: DensePredictions
-    candidates: Candidates
-    table: CostTable | None
-    digest: str
-    context: contextlib.ExitStack
-    """Holds DDP's ``no_sync`` from the forward to the backward pass."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    ended: float = 0.0
+from orchestrator.torch_state import (
+    RngState,
+    autocast,
+    evaluating,
+    scheduler_state,
+    sound_convolutions,
+)
 
 
 class _Forward(nn.Module):
@@ -153,9 +97,9 @@ class Network:
         self._head: Any = self.detector.get_submodule("bbox_head")
         self._view = build_view(spec.name, config, self._head, len(classes))
         self._check_assignment_kind()
-        self._pending: _Pending | None = None
+        self._pending: Pending | None = None
         self._val_dataset: Any = None
-        self._rng = _RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
+        self._rng = RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
         self._place()
 
     # -- building -------------------------------------------------------------------------------
@@ -225,7 +169,7 @@ class Network:
                 f"of batch {self._pending.batch.batch_id}"
             )
         started = time.perf_counter()
-        with self._rng.active(), self._sound_convolutions():
+        with self._arithmetic():
             pending = self._run_forward(batch, step)
         pending.seconds["forward"] = time.perf_counter() - started
         packed = self._pack(pending) if self._others_read else None
@@ -234,14 +178,14 @@ class Network:
             self._pending = pending
         return packed
 
-    def _run_forward(self, batch: Batch, step: Step) -> _Pending:
+    def _run_forward(self, batch: Batch, step: Step) -> Pending:
         gts = unpack_gts(batch, self.device)
         context = contextlib.ExitStack()
         if self.group is not None and self.learner and not step.synchronise:
             context.enter_context(self.group.no_sync(self._forward))
         with torch.set_grad_enabled(self.learner):
             inputs, metas = self._preprocess(batch)
-            with self._autocast():
+            with autocast(self.spec.config.train.precision, self.device):
                 outs = self._forward(inputs)
             priors, predictions = self._view(outs, metas)
             with torch.no_grad():
@@ -250,7 +194,7 @@ class Network:
             if self._computes_costs:
                 table = self.assigner.costs(predictions, candidates, gts)
         digest = exchange.candidates_digest(candidates) if self._reads_others else ""
-        return _Pending(
+        return Pending(
             batch=batch,
             step=step,
             gts=gts,
@@ -273,27 +217,13 @@ class Network:
         processed = preprocessor(data, training=True)
         return processed["inputs"], [s.metainfo for s in processed["data_samples"]]
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = AUTOCAST.get(self.spec.config.train.precision)
-        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
     @contextlib.contextmanager
-    def _sound_convolutions(self) -> Iterator[None]:
-        """Keep half-precision convolutions on the CPU away from oneDNN.
-
-        Its weight gradient of a strided convolution over a 1 x 1 map is uninitialised memory
-        (torch 2.13, bfloat16): another value at every call, sometimes NaN.
-        """
-        before = torch.backends.mkldnn.enabled
-        half = self.spec.config.train.precision in AUTOCAST
-        if half and self.device.type == "cpu":
-            torch.backends.mkldnn.enabled = False
-        try:
+    def _arithmetic(self) -> Iterator[None]:
+        """This network's random state and, where needed, convolutions without oneDNN."""
+        with self._rng.active(), sound_convolutions(self.spec.config.train.precision, self.device):
             yield
-        finally:
-            torch.backends.mkldnn.enabled = before
 
-    def _pack(self, pending: _Pending) -> PackedTable:
+    def _pack(self, pending: Pending) -> PackedTable:
         assert pending.table is not None
         return exchange.pack(
             pending.table,
@@ -326,7 +256,7 @@ class Network:
             raise StepOrderError(f"network {self.name!r}: finish_step without begin_step")
         seconds = pending.seconds
         seconds["wait"] = started - pending.ended
-        with self._rng.active(), self._sound_convolutions(), pending.context:
+        with self._arithmetic(), pending.context:
             costs = self._read(pending, tables)
             choice, chosen = self._choose(pending, costs)
             marked = time.perf_counter()
@@ -357,10 +287,12 @@ class Network:
             stats=stats,
             seconds=seconds,
             payload_bytes=sum(table.payload_bytes for table in tables),
-            sample=self._sample(pending, choice, tables, assignment) if want_sample else None,
+            sample=sample_pairs(self.spec, pending, choice, tables, assignment)
+            if want_sample
+            else None,
         )
 
-    def _read(self, pending: _Pending, tables: Sequence[PackedTable]) -> dict[str, CostTable]:
+    def _read(self, pending: Pending, tables: Sequence[PackedTable]) -> dict[str, CostTable]:
         """The costs of all readable networks, checked, in the order of the configuration."""
         batch_id, image_ids = pending.batch.batch_id, pending.batch.image_ids
         if pending.table is not None:  # one synchronisation
@@ -381,7 +313,7 @@ class Network:
         return {name: by_name[name] for name in self.spec.config.readable}
 
     def _choose(
-        self, pending: _Pending, costs: Mapping[str, CostTable]
+        self, pending: Pending, costs: Mapping[str, CostTable]
     ) -> tuple[Choice | None, CostTable]:
         """The chosen rows; every learner computes the same choice from the same tables."""
         if not self._reads_others:
@@ -399,7 +331,7 @@ class Network:
             )
         return choice, choice.table
 
-    def _assign(self, pending: _Pending, chosen: CostTable) -> Assignment:
+    def _assign(self, pending: Pending, chosen: CostTable) -> Assignment:
         return self.assigner.assign(
             chosen,
             pending.candidates,
@@ -412,7 +344,7 @@ class Network:
 
     def _losses(
         self,
-        pending: _Pending,
+        pending: Pending,
         assignment: Assignment | None,
         tables: Sequence[PackedTable],
         costs: Mapping[str, CostTable],
@@ -448,7 +380,7 @@ class Network:
             groups[group][name] = number
         return groups["loss"], groups["stat"], groups["share"]
 
-    def _check_losses(self, losses: Mapping[str, float], pending: _Pending) -> None:
+    def _check_losses(self, losses: Mapping[str, float], pending: Pending) -> None:
         """Stop before the optimizer sees the gradients of a loss that is not finite.
 
         Raises:
@@ -478,32 +410,6 @@ class Network:
         for scheduler in self.schedulers:
             scheduler.step()
         return self._scaler.get_scale() >= scale
-
-    def _sample(
-        self,
-        pending: _Pending,
-        choice: Choice | None,
-        tables: Sequence[PackedTable],
-        assignment: Assignment | None,
-    ) -> dict[str, np.ndarray]:
-        """The pairs of the batch's first image: who is candidate of which GT, at which cost."""
-        keep = (pending.candidates.image == 0).cpu().numpy()
-        columns = {
-            name: getattr(pending.candidates, name).cpu().numpy()[keep]
-            for name in ("gt", "prior", "level")
-        }
-        columns["image_id"] = np.full(int(keep.sum()), pending.batch.image_ids[0])
-        for table in tables:
-            columns[f"cost_{table.network}"] = table.cost[keep]
-        if pending.table is not None:
-            columns[f"cost_{self.name}"] = pending.table.cost.detach().cpu().numpy()[keep]
-        if choice is not None:
-            names = np.array(self.spec.config.readable)
-            columns["teacher"] = names[choice.teacher.cpu().numpy()[keep]].astype(str)
-        if isinstance(assignment, HardAssignment):
-            labels = assignment.labels[0].cpu().numpy()
-            columns["positive"] = labels[columns["prior"]] < pending.predictions.num_classes
-        return columns
 
     # -- evaluation, state ----------------------------------------------------------------------
 
@@ -535,7 +441,7 @@ class Network:
             state["model"] = self.detector.state_dict()
             if self.learner:
                 state["optimizer"] = self.optimizer.state_dict()
-                state["schedulers"] = [_scheduler_state(s) for s in self.schedulers]
+                state["schedulers"] = [scheduler_state(s) for s in self.schedulers]
                 state["scaler"] = self._scaler.state_dict()
         return state
 
@@ -552,64 +458,6 @@ class Network:
         self._rng.load(own["rng"])
 
 
-def _scheduler_state(scheduler: Any) -> dict[str, Any]:
-    """A scheduler's numbers; functions among its attributes follow from its configuration."""
-    return {key: value for key, value in scheduler.state_dict().items() if not callable(value)}
-
-
-class _RngState:
-    """This network's torch random state, apart from the process's (networks may share one)."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self.device = device
-        self._cpu = torch.Generator().manual_seed(seed).get_state()
-        self._cuda: Tensor | None = None
-        if device.type == "cuda":
-            self._cuda = torch.Generator(device).manual_seed(seed).get_state()
-
-    @contextlib.contextmanager
-    def active(self) -> Iterator[None]:
-        """Swap this network's random state in; take it out, advanced, at the end."""
-        outside = torch.get_rng_state()
-        torch.set_rng_state(self._cpu)
-        if self._cuda is not None:
-            outside_cuda = torch.cuda.get_rng_state(self.device)
-            torch.cuda.set_rng_state(self._cuda, self.device)
-        try:
-            yield
-        finally:
-            self._cpu = torch.get_rng_state()
-            torch.set_rng_state(outside)
-            if self._cuda is not None:
-                self._cuda = torch.cuda.get_rng_state(self.device)
-                torch.cuda.set_rng_state(outside_cuda, self.device)
-
-    def state(self) -> dict[str, Tensor]:
-        cuda = {} if self._cuda is None else {"cuda": self._cuda}
-        return {"cpu": self._cpu, **cuda}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self._cpu = state["cpu"].cpu()
-        if self._cuda is not None and "cuda" in state:
-            self._cuda = state["cuda"].cpu()
-
-
-@contextlib.contextmanager
-def evaluating(detector: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; every submodule's own mode is restored afterwards.
-
-    (A frozen stage is in eval mode while its detector trains, so one flag is not enough.)
-    """
-    modes = [(module, module.training) for module in detector.modules()]
-    detector.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 def _build_assigner(config: Mapping[str, Any]) -> Any:
     try:
         return build_assigner(config)
@@ -622,16 +470,3 @@ def _switch_rule(config: RunConfig, default_scope: str) -> SwitchRule:
     return SwitchRule(
         criterion=switch.criterion, scope=switch.scope or default_scope, teacher=switch.teacher
     )
-
-
-def resolve_device(requested_gpus: float) -> str:
-    """The torch device of an actor that Ray gave ``requested_gpus`` GPUs.
-
-    Raises:
-        ResourceError: CUDA is there but shows no device.
-    """
-    if requested_gpus <= 0 or not torch.cuda.is_available():
-        return "cpu"
-    if torch.cuda.device_count() == 0:
-        raise ResourceError("a GPU was assigned but CUDA shows no device: see `colad doctor`")
-    return "cuda"

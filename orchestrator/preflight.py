@@ -25,8 +25,9 @@ from orchestrator.launcher import (
     fit_to_cluster,
     making_run_dir,
 )
-from orchestrator.network import Network, NetworkSpec
+from orchestrator.network import Network
 from orchestrator.placement import plan_placement
+from orchestrator.step import NetworkSpec
 from orchestrator.trainer import make_plan
 
 

@@ -28,8 +28,8 @@ from orchestrator.feed import BatchOrder
 from orchestrator.grid import GridDescription, check_compatible
 from orchestrator.iteration import CoTrainNetwork, Handle, IterationRecord, cotrain_iteration
 from orchestrator.live_view import Progress
-from orchestrator.network import StepResult
 from orchestrator.runlog import RunLog
+from orchestrator.step import StepResult
 
 logger = logging.getLogger(__name__)
 

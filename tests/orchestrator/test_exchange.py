@@ -57,7 +57,9 @@ def test_matching_table_passes() -> None:
 
 
 def test_other_batch_is_refused() -> None:
-    with pytest.raises(CandidateMismatchError, match="'b' is at batch 0.3.0 .*'a' are of batch 0.4"):
+    with pytest.raises(
+        CandidateMismatchError, match="'b' is at batch 0.3.0 .*'a' are of batch 0.4"
+    ):
         check(packed(batch_id="0.4.0"))
 
 

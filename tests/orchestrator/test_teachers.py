@@ -23,7 +23,7 @@ from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import check_compatible
 from orchestrator.iteration import cotrain_iteration
 from orchestrator.local import LocalNetwork
-from orchestrator.network import NetworkSpec, StepResult
+from orchestrator.step import NetworkSpec, StepResult
 from tests.models.teacher_cases import FAMILIES, STRIDES, detector_config, randomise
 from tests.support.runs import ROOT
 
@@ -187,6 +187,35 @@ def test_rtmdet_as_released(lad: Lad, tmp_path: Path) -> None:
     )
     outcome = lad(saved.as_override(**fields), f"networks.student.model={THREE_LEVELS!r}")
     assert_taught(outcome, saved)
+
+
+@pytest.mark.parametrize("family", ["TOOD", "VFNet"])
+def test_deformable_convolutions_under_autocast(family: str, save: Save, lad: Lad) -> None:
+    saved = save(detector_config(family))
+    assert_taught(lad(saved.as_override(), "train.precision=bf16"), saved)
+
+
+NEW_STYLE = """
+from mmdet.models.backbones import ResNet
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.models.dense_heads import GFLHead
+from mmdet.models.detectors import GFL
+from mmdet.models.necks import FPN
+model = dict({model!r})
+model.update(type=GFL)
+model["data_preprocessor"].update(type=DetDataPreprocessor)
+model["backbone"].update(type=ResNet)
+model["neck"].update(type=FPN)
+model["bbox_head"].update(type=GFLHead)
+"""
+
+
+def test_new_style_config(save: Save, lad: Lad) -> None:
+    """mmdet's Python configs name classes, not strings."""
+    model = detector_config("GFL")
+    saved = save(model)
+    saved.config.write_text(NEW_STYLE.format(model=model.to_dict()))
+    assert_taught(lad(saved.as_override()), saved)
 
 
 def test_teacher_with_other_anchors(save: Save, lad: Lad) -> None:

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from orchestrator.config import load_config
+from orchestrator.errors import ModelError
 from orchestrator.local_run import run_locally
 from orchestrator.runlog import read_log
 from tests.support.runs import ROOT, SMALL
 
 TINY = ROOT / "configs" / "tiny"
-METHODS = ("dw", "autoassign")
+METHODS = ("dw", "autoassign", "musu")
 """Stems of ``configs/tiny/{method}[_lad|_colad]_shapes.py``; presets ``tiny_{method}_r18``."""
 
 Run = Callable[..., pd.DataFrame]
@@ -87,3 +89,63 @@ def test_heads_of_two_kinds_teach_each_other(run: Run) -> None:
 def test_box_refinement_is_a_field_of_the_head(run: Run) -> None:
     log = run("dw_shapes.py", "networks.r18.model.bbox_head.box_refine=True", names=("r18",))
     assert log["loss_total"].notna().all()
+
+
+# -- several priors per location ------------------------------------------------------------------
+
+THREE = ("networks.{}.model.bbox_head.num_anchors=3", "networks.{}.model.bbox_head.anchor_seed={}")
+
+
+def test_three_priors_per_location_start_from_the_runs_seed(run: Run, tmp_path: Path) -> None:
+    log = run("musu_three_anchors_shapes.py", "seed=5", names=("r18", "r34"))
+    assert set(log["network"]) == {"r18", "r34"} and log["loss_total"].notna().all()
+    for name in ("r18", "r34"):
+        (weights,) = (tmp_path / "run").rglob(f"{name}-rank0.pt")
+        model = torch.load(weights, weights_only=True)["model"]
+        assert int(model["bbox_head._anchor_seed"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            [THREE[0].format("r18"), THREE[0].format("r34"), THREE[1].format("r34", 9)],
+            "networks.r34 and networks.r18.*anchor_seed is 9 and 0.*bbox_head.anchor_seed of",
+        ),
+        (
+            [THREE[0].format("r34")],
+            r"priors_per_location is 3 and 1.*networks\.r34\.model\.bbox_head\.num_anchors",
+        ),
+        (
+            [THREE[0].format("r18"), THREE[0].format("r34"), "networks.r34.preset=tiny_dw_r34"],
+            "anchor_seed is None and 0",
+        ),
+    ],
+)
+def test_priors_that_mean_different_things_are_refused(
+    run: Run, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        run("musu_colad_shapes.py", *overrides, names=("r18", "r34"))
+
+
+def test_priors_that_nothing_tells_apart_are_refused(run: Run) -> None:
+    three = [THREE[0].format(name) for name in ("r18", "r34")]
+    with pytest.raises(ModelError, match="nothing tells their 3 priors per location apart"):
+        run("dw_colad_shapes.py", *three, names=("r18", "r34"))
+
+
+def test_a_teacher_of_three_priors_keeps_the_seed_of_its_run(run: Run, tmp_path: Path) -> None:
+    """The student of another run takes it by name; with its own seed it would be refused."""
+    run("musu_shapes.py", "seed=5", THREE[0].format("r18"), names=("r18",), folder="teacher")
+    (weights,) = (tmp_path / "teacher").rglob("r18-rank0.pt")
+    fields = [
+        f"networks.teacher.checkpoint={weights}",
+        THREE[0].format("teacher"),
+        THREE[0].format("student"),
+    ]
+    names = ("teacher", "student")
+    with pytest.raises(ModelError, match="anchor_seed is 5 and 0"):
+        run("musu_lad_shapes.py", *fields, names=names, folder="refused")
+    log = run("musu_lad_shapes.py", *fields, THREE[1].format("student", 5), names=names)
+    assert set(log["network"]) == {"student"} and log["loss_total"].notna().all()

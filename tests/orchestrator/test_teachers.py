@@ -239,14 +239,24 @@ def test_teacher_and_student_decide_together(save: Save, lad: Lad) -> None:
         assert result.taught["teacher"] + result.taught["student"] == pytest.approx(1)
 
 
-@pytest.mark.parametrize("family", ["ATSS", "TOOD", "AutoAssign"])
-def test_point_based_students_have_teachers_too(family: str, save: Save, lad: Lad) -> None:
-    """DW's grid of points under logits with centerness, probabilities, and objectness."""
+@pytest.mark.parametrize(
+    "method, family",
+    [
+        ("DW", "ATSS"),
+        ("DW", "TOOD"),
+        ("DW", "AutoAssign"),
+        ("AutoAssign", "PAA"),
+        ("MuSu", "TOOD"),
+        ("ALA", "GFL"),
+    ],
+)
+def test_point_based_students(method: str, family: str, save: Save, lad: Lad) -> None:
+    """Grids of points under centerness, probabilities and objectness; ALA without its maps."""
     saved = save(detector_config(family))
     outcome = lad(
         saved.as_override(),
-        "networks.student.preset=tiny_dw_r18",
-        "assigner={'_delete_': True, 'type': 'DW'}",
+        f"networks.student.preset=tiny_{method.lower()}_r18",
+        f"assigner={{'_delete_': True, 'type': {method!r}}}",
     )
     assert_taught(outcome, saved)
 

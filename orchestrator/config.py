@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import json
 import math
+import pprint
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -590,10 +591,15 @@ def to_plain(value: Any) -> Any:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as a config file that ``load_config`` reads back."""
-    from mmengine.config import Config
+    """Write the resolved configuration as a config file that ``load_config`` reads back.
 
+    The order of the networks survives (it breaks ties); mmengine's own text would be sorted.
+    """
+    sections = (
+        f"{name} = {pprint.pformat(value, width=100, sort_dicts=False)}\n"
+        for name, value in config.to_dict().items()
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(Config(config.to_dict()).pretty_text, encoding="utf-8")
+    temporary.write_text("".join(sections), encoding="utf-8")
     temporary.replace(path)

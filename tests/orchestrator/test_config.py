@@ -42,6 +42,13 @@ def test_saved_config_reads_back_equal(tmp_path: Path) -> None:
     assert load_config(tmp_path / "config.py") == config
 
 
+def test_saved_config_keeps_the_order_of_networks(tmp_path: Path) -> None:
+    """The first listed network teaches on ties, so every reader must see the same order."""
+    networks = dict(z=dict(preset="tiny_r18"), a=dict(preset="tiny_r34"))
+    save_config(from_mapping(RunConfig, minimal(networks=networks)), tmp_path / "config.py")
+    assert list(load_config(tmp_path / "config.py").networks) == ["z", "a"]
+
+
 def test_overrides_reach_nested_fields() -> None:
     config = load_config(
         ROOT / "configs/tiny/colad_shapes.py",

@@ -545,13 +545,13 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _parse_value(text: str) -> Any:
-    named = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in named and text != "none":
+    named = {"true": True, "false": False, "null": None}  # none is a word: objectness=none
+    if text.lower() in named:
         return named[text.lower()]
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return None if text == "none" else text
+        return text
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -60,7 +60,15 @@ def test_overrides_reach_nested_fields() -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("1", 1), ("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("true", True), ("none", None), ("a/b", "a/b")],
+    [
+        ("1", 1),
+        ("1e-3", 1e-3),
+        ("[1, 2]", [1, 2]),
+        ("true", True),
+        ("None", None),
+        ("none", "none"),
+        ("a/b", "a/b"),
+    ],
 )
 def test_override_values(text: str, value: object) -> None:
     assert parse_overrides([f"x.y={text}"]) == {"x.y": value}

@@ -47,6 +47,8 @@ FOREGROUND, BACKGROUND = "foreground", "background"
 COMBINATIONS = ("mul", "add")
 BETA_SIDES = ("cls", "loc")
 LOC_LIKELIHOODS = ("consistent", "literal", "loss")
+NEGATIVE_MAPS = ("background", "none")
+NORMALIZERS = ("split", "gts")
 ADAPTIVE = "adaptive"
 
 
@@ -107,6 +109,9 @@ class ALAAssigner:
     """Whether the centre prior enters, table VI."""
     property_map: bool = True
     """Whether the property map enters. Table VI switches its blur: the head's ``shape_blur``."""
+    negative_map: str = "background"
+    """``"background"``: S- = p_cls M-, Eq. 7. Only negatives teach M-, and all of them teach it to
+    be 0, so that small networks soon have no negatives left; ``"none"``: S- = p_cls."""
     ps3: bool = True
     """Three sets; else every point inside is a hard positive, table VIII."""
     positive_threshold: str | float = ADAPTIVE
@@ -123,6 +128,9 @@ class ALAAssigner:
     one_to_one: bool = False
     """The best point of a GT is its only positive (sec. IV-D); test without NMS
     (``model.test_cfg.nms=None``)."""
+    normalizer: str = "split"
+    """``"split"``: hard and soft losses over the number of GTs, negative loss over that of the
+    positives; ``"gts"``: all over that of the GTs, in the proportions of Eq. 12, which has none."""
     center_loss_weight: float = 0.0
     """Weight of AutoAssign's loss that keeps a learned centre prior wide; not ALA's."""
     cost: str = "neg_log"
@@ -133,6 +141,8 @@ class ALAAssigner:
             ("combine", COMBINATIONS),
             ("beta_applies_to", BETA_SIDES),
             ("loc_likelihood", LOC_LIKELIHOODS),
+            ("negative_map", NEGATIVE_MAPS),
+            ("normalizer", NORMALIZERS),
             ("cost", COST_FORMS),
         ):
             if getattr(self, name) not in known:
@@ -264,7 +274,8 @@ class ALAAssigner:
         result = joint_probability(predictions)
         if not self.confidence:
             result = torch.ones_like(result)
-        if self.weight and self.property_map and BACKGROUND in predictions.extras:
+        mapped = self.weight and self.property_map and self.negative_map == "background"
+        if mapped and BACKGROUND in predictions.extras:
             result = result * predictions.extras[BACKGROUND][..., None]
         return result
 

@@ -208,10 +208,11 @@ def ala_losses(
     num_gts, num_pos, num_images = mean_over_ranks(
         gts.num_gts, (assignment.hard | soft).sum(), gts.num_images, like=predictions.boxes
     )
+    over = num_pos if method.normalizer == "split" else num_gts
     losses = {
         "loss_hard": hard_loss / num_gts.clamp(min=1) * float(method.loss_hard_pos),
         "loss_soft": soft_loss / num_gts.clamp(min=1),
-        "loss_neg": _negative_loss(predictions, assignment, gts) / num_pos.clamp(min=1),
+        "loss_neg": _negative_loss(predictions, assignment, gts) / over.clamp(min=1),
     }
     losses["loss_neg"] = losses["loss_neg"] * float(method.loss_neg) + _idle(predictions)
     if method.center_loss_weight > 0:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from assigners.center import CENTER_MEAN, CENTER_SIGMA
+
+WIDEST = 64.0
+"""Predicted sigmas lie between 1 / 64 and 64 strides."""
 
 
 class CenterPrior(nn.Module):
@@ -41,7 +45,8 @@ class CenterPrior(nn.Module):
 class CenterPredictor(nn.Module):
     """The same, predicted for each image: global average pooling and a fully connected layer.
 
-    sigma is e to the predicted number, so it is positive; both begin near 0 and 1.
+    Mean and sigma begin near 0 and 1. ln sigma is the predicted number r, squashed to
+    r / (1 + |r| / ln 64): nothing in ALA's loss keeps sigma from growing without end.
 
     Args:
         kind: ``"category"`` predicts one row per class, ``"shared"`` one for all.
@@ -62,14 +67,15 @@ class CenterPredictor(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Sequence[Tensor]) -> Tensor:
-        """Levels of (B, channels, H, W) -> (B, 1 or C, 4): mean x, y, then ln sigma x, y."""
+        """Levels of (B, channels, H, W) -> (B, 1 or C, 4): mean x, y, then r of sigma x, y."""
         pooled = torch.stack([level.mean(dim=(2, 3)) for level in x]).mean(0)  # (B, channels)
         return self.fc(pooled).unflatten(1, (-1, 4))
 
     def extras(self, predicted: Tensor) -> dict[str, Tensor]:
         """(B, C, 2) mean and sigma in strides, from what ``forward`` returned."""
-        mean, log_sigma = predicted.float().split(2, dim=2)
-        return _stated(mean, log_sigma.exp(), (len(predicted), self.num_classes, 2))
+        mean, raw = predicted.float().split(2, dim=2)
+        sigma = torch.exp(raw / (1 + raw.abs() / math.log(WIDEST)))
+        return _stated(mean, sigma, (len(predicted), self.num_classes, 2))
 
 
 def _stated(mean: Tensor, sigma: Tensor, shape: tuple[int, int, int]) -> dict[str, Tensor]:

@@ -24,6 +24,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "musu": dict(type="MuSu"),
     "musu-p": dict(type="MuSu", criterion="p_both", targets="hard", owner_rule="inside"),
     "musu-fixed": dict(type="MuSu", temperature="fixed", tau_cls=5.0, alpha=0.0, b=0.0),
+    "ala": dict(type="ALA"),
+    "ala-add": dict(type="ALA", combine="add", beta_applies_to="loc", cost="one_minus"),
+    "ala-loss": dict(type="ALA", loc_likelihood="loss", negative_map="none", normalizer="gts"),
+    "ala-fixed": dict(type="ALA", positive_threshold=0.1, soft_label=0.7, confidence=False),
+    "ala-all": dict(type="ALA", ps3=False, loc_likelihood="literal", weight=False),
+    "ala-top-1": dict(type="ALA", one_to_one=True, use_p_loc=False),
 }
 EVERY = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 

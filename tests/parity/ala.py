@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def check_ala(path: Path) -> None:
     maps = head.property_map(leaves["ipb"])
     np.testing.assert_allclose(maps.detach(), case["ipb_blurred"], rtol=1e-5, atol=1e-6)
     predictions = head.dense_predictions(outs, priors)
+    given = {"center_mean": leaves["mu"], "center_sigma": leaves["sigma"]}
+    predictions = replace(predictions, extras={**predictions.extras, **given})
     for name, key in (("foreground", "M_pos"), ("background", "M_neg")):
         found = predictions.extras[name].detach()
         np.testing.assert_allclose(found, case[key], rtol=1e-5, atol=1e-6, err_msg=key)
@@ -82,7 +85,7 @@ def _outputs(case: Case) -> tuple[dict[str, Any], tuple[list[Tensor], ...]]:
             for name, key in (("ipb", "ipb_logits"), ("mu", "mu"), ("sigma", "sigma"))
         },
     }
-    centre = torch.cat([leaves["mu"], leaves["sigma"].abs().log()], dim=-1)  # (B, C, 4)
+    centre = torch.zeros(case.num_images, case.num_classes, 4)  # the file begins at mu and sigma
     return leaves, (leaves["cls"], leaves["ltrb"], [leaves["ipb"]], [centre])
 
 

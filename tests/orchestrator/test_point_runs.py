@@ -16,7 +16,7 @@ from orchestrator.runlog import read_log
 from tests.support.runs import ROOT, SMALL
 
 TINY = ROOT / "configs" / "tiny"
-METHODS = ("dw", "autoassign", "musu")
+METHODS = ("dw", "autoassign", "musu", "ala")
 """Stems of ``configs/tiny/{method}[_lad|_colad]_shapes.py``; presets ``tiny_{method}_r18``."""
 
 Run = Callable[..., pd.DataFrame]
@@ -149,3 +149,12 @@ def test_a_teacher_of_three_priors_keeps_the_seed_of_its_run(run: Run, tmp_path:
         run("musu_lad_shapes.py", *fields, names=names, folder="refused")
     log = run("musu_lad_shapes.py", *fields, THREE[1].format("student", 5), names=names)
     assert set(log["network"]) == {"student"} and log["loss_total"].notna().all()
+
+
+def test_alas_soft_labels_follow_the_run(run: Run) -> None:
+    """xi is 0 at the end, so soft positives then learn as negatives do; a constant label is not."""
+    fields = ("train.max_iterations=6", "train.optimizer.lr=0.0", "train.param_scheduler=[]")
+    kept = run("ala_shapes.py", *fields, "assigner.soft_label=1.0", names=("r18",), folder="kept")
+    falling = run("ala_shapes.py", *fields, names=("r18",), folder="falling")
+    ratio = (falling["loss_soft"] / kept["loss_soft"]).to_numpy()
+    assert (ratio[1:] < ratio[:-1]).all() and ratio[-1] < 0.2 * ratio[0]

@@ -14,7 +14,7 @@ from ray.exceptions import RayActorError, RayError
 from assigners.types import Step
 from orchestrator.building import import_custom
 from orchestrator.config import RunConfig
-from orchestrator.datasets import PreparedData, build_dataset
+from orchestrator.datasets import PreparedData, build_dataset, check_test_pipeline
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
@@ -108,6 +108,8 @@ class FeederProcess:
 
         torch.set_num_threads(1)
         import_custom(config.custom_imports)
+        if shard == 0:
+            check_test_pipeline(config.data, data)
         dataset = build_dataset(config.data, data.train, data.classes, train=True)
         order = batch_order(config, dataset)
         self.feeder = Feeder(

@@ -346,6 +346,7 @@ def build_schedulers(
     *,
     iterations_per_epoch: int,
     max_iterations: int,
+    field: str = "train.param_scheduler",
 ) -> list[Any]:
     """mmengine parameter schedulers, all stepping once per iteration.
 
@@ -360,17 +361,18 @@ def build_schedulers(
     for index, entry in enumerate(configs):
         config = dict(copy.deepcopy(entry))
         kind = config.pop("type", None)
-        field = f"train.param_scheduler[{index}]"
+        entry_field = f"{field}[{index}]"
         cls = PARAM_SCHEDULERS.get(kind) if isinstance(kind, str) else None
         if cls is None:
-            raise ConfigError(f"{field}.type = {kind!r}: not a scheduler of mmengine")
+            raise ConfigError(f"{entry_field}.type = {kind!r}: not a scheduler of mmengine")
         by_epoch = config.pop("by_epoch", True)
         if by_epoch and kind.startswith("OneCycle"):
             by_epoch = False  # its length is the run's; only its steps count
         if kind.startswith("OneCycle"):
             config.setdefault("total_steps", max_iterations)
         if kind.startswith("Cosine"):
-            config.setdefault("T_max", max_iterations if not by_epoch else None)
+            epochs = -(-max_iterations // iterations_per_epoch)
+            config.setdefault("T_max", epochs if by_epoch else max_iterations)
         try:
             if by_epoch:
                 built.append(
@@ -381,5 +383,5 @@ def build_schedulers(
             else:
                 built.append(cls(optimizer, by_epoch=False, **config))
         except (TypeError, ValueError, AssertionError) as error:
-            raise ConfigError(f"{field}: {error}") from error
+            raise ConfigError(f"{entry_field}: {error}") from error
     return built

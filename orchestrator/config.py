@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import pprint
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -127,6 +128,7 @@ class DataConfig:
         _require(
             bool(self.root), "data.root is empty: give the dataset folder (--set data.root=DIR)"
         )
+        _require(self.min_size >= 0, f"data.min_size = {self.min_size}: must not be negative")
         _require(0 <= self.flip <= 1, f"data.flip = {self.flip!r}: a probability between 0 and 1")
         _require(
             len(self.scale) == 2 and min(self.scale) > 0, f"data.scale = {self.scale!r}: (w, h)"
@@ -311,6 +313,12 @@ class ResourceConfig:
     def __post_init__(self) -> None:
         _positive(resources__ranks=self.ranks, resources__threads=self.threads)
         _one_of("resources.placement", self.placement, ("pack", "spread"))
+        for name in ("cpus_per_network", "cpus_per_feeder", "cpus_controller"):
+            amount = getattr(self, name)
+            _require(
+                0 < amount < math.inf,
+                f"resources.{name} = {amount}: must be a number greater than 0",
+            )
         gpus = self.gpus_per_network
         if isinstance(gpus, str):
             _one_of("resources.gpus_per_network", gpus, ("auto",))
@@ -367,12 +375,14 @@ class RunConfig:
         _require(len(self.networks) > 0, "networks is empty: name at least one network")
         for name in self.networks:
             _require(
-                name.isidentifier(),
-                f"networks.{name}: a network's name is letters, digits and underscores",
+                re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None,
+                f"networks.{name}: a network's name is letters, digits and underscores, and starts "
+                "with a letter",
             )
         learners = [name for name, network in self.networks.items() if network.learner]
         _require(bool(learners), "networks: none of them is a learner; set learner=True for one")
         _positive(lookahead=self.lookahead)
+        _require(self.seed >= 0, f"seed = {self.seed}: must not be negative")
         _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
         self._check_switch(learners)
         self._check_soft_labels()
@@ -442,7 +452,7 @@ class RunConfig:
     def digest(self) -> str:
         """Digest of everything that decides the weights; a resumed run must have the same."""
         plain = self.to_dict()
-        for name in ("resources", "log", "evaluation", "checkpoint", "lookahead"):
+        for name in ("resources", "log", "evaluation", "checkpoint", "lookahead", "feed"):
             plain.pop(name)
         plain["ranks"] = self.resources.ranks
         text = json.dumps(plain, sort_keys=True, default=str)

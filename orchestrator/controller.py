@@ -116,6 +116,8 @@ def _run(run_dir: Path, board: Any) -> Outcome:
     )
     trainer.check()
     _announce(board, config, networks)
+    if ray.get(board.publish.remote(Progress(status="starting"))):
+        return Outcome.STOPPED  # asked during the start: there is nothing to save yet
     checkpoint = latest_valid(run_dir / "checkpoints", warn=_warner(board))
     if checkpoint is not None:
         trainer.restore(checkpoint)

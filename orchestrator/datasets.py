@@ -81,14 +81,35 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks while it reads
             dataset = DATASETS.build(config)
     except (KeyError, TypeError, ValueError) as error:
+        if "need at least one array" in str(error):  # mmengine, where filtering leaves nothing
+            raise DataError(_nothing_left(data, split)) from error
         field = "data.train_pipeline" if train else "data.test_pipeline"
         raise ConfigError(f"{field} does not build: {type(error).__name__}: {error}") from error
     if len(dataset) == 0:
-        raise DataError(
-            f"{split.annotations}: no image is left of {split.num_images} after filtering "
-            f"(data.filter_empty_gt={data.filter_empty_gt}, data.min_size={data.min_size})"
-        )
+        raise DataError(_nothing_left(data, split))
     return dataset
+
+
+def _nothing_left(data: DataConfig, split: Split) -> str:
+    return (
+        f"{split.annotations}: no image is left of {split.num_images} after filtering "
+        f"(data.filter_empty_gt={data.filter_empty_gt}, data.min_size={data.min_size})"
+    )
+
+
+def check_test_pipeline(data: DataConfig, prepared: PreparedData) -> None:
+    """Load the first validation image, so that its pipeline fails now and not at the evaluation.
+
+    Raises:
+        ConfigError: the pipeline does not build or run, or leaves out what prediction needs.
+    """
+    dataset = build_dataset(data, prepared.val, prepared.classes, train=False)
+    try:
+        sample = dataset[0]
+    except Exception as error:  # whatever a transform raises
+        raise ConfigError(f"data.test_pipeline: {type(error).__name__}: {error}") from error
+    if not isinstance(sample, dict) or not {"inputs", "data_samples"} <= sample.keys():
+        raise ConfigError("data.test_pipeline must end in PackDetInputs")
 
 
 def aspect_flags(dataset: Any) -> list[bool]:

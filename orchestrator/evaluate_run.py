@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from orchestrator.building import build_detector, import_custom
 from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
 from orchestrator.config import DataConfig, NetworkConfig, from_mapping, parse_overrides
 from orchestrator.data import coco
-from orchestrator.datasets import PreparedData, Split, build_dataset
+from orchestrator.datasets import Split, build_dataset
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.evaluation import EvalResult, evaluate_detections
 from orchestrator.prediction import predict_dataset
@@ -69,7 +70,8 @@ def evaluate_target(
             its images lie elsewhere).
         config: mmdet configuration of a .pth; None takes ``config.py`` beside it.
         network: only this one; None takes all.
-        overrides: ``data.*=value``: another scale, other images.
+        overrides: ``data.scale`` (of a run) and ``data.test_pipeline``; with a COCO file as
+            ``split`` also ``data.images``. Any other field would change nothing and is refused.
         extras: what else to measure.
 
     Returns:
@@ -79,15 +81,22 @@ def evaluate_target(
         CheckpointError, ConfigError, DataError: naming what to correct.
     """
     if target.is_file():
+        if network is not None:
+            raise ConfigError(f"--network {network}: a .pth holds one network; leave this out")
         return _evaluate_file(target, split, config, overrides, extras)
     saved = open_run(target)
-    data = _override_data(saved.config.data, overrides)
-    chosen = _choose_split(split, data, saved.data)
+    own = split not in ("val", "train")
+    data = _override_data(saved.config.data, overrides, {"scale", "test_pipeline"}, own)
     names = [network] if network is not None else list(saved.config.networks)
     results = {}
-    for name in names:
-        detector, _ = saved.build(name)
-        results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras)
+    with tempfile.TemporaryDirectory() as cache:
+        if own:
+            chosen = _own_split(split, data, saved.data.classes, Path(cache))
+        else:
+            chosen = saved.data.val if split == "val" else saved.data.train
+        for name in names:
+            detector, _ = saved.build(name)
+            results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras)
     return results
 
 
@@ -102,43 +111,62 @@ def _evaluate_file(
     classes = class_names_of(load_weights(target))
     if not classes:
         raise CheckpointError(f"{target} does not name its classes (meta.dataset_meta.classes)")
-    dataset: Any = Config.fromfile(config, import_custom_modules=False).test_dataloader.dataset
+    try:
+        loaded = Config.fromfile(config, import_custom_modules=False)
+        dataset: Any = loaded.test_dataloader.dataset
+    except (AttributeError, OSError, SyntaxError) as error:
+        raise ConfigError(f"--config {config}: no mmdet config with a test_dataloader") from error
     images = str(Path(dataset.get("data_root", "")) / dataset.data_prefix.img)
     annotations = str(Path(dataset.get("data_root", "")) / dataset.ann_file)
     data = DataConfig(root=images, test_pipeline=list(dataset.pipeline))
-    data = _override_data(data, overrides)
     if split == "train":
         raise ConfigError("--split train of a .pth: give the COCO file itself")
-    if split != "val":
-        chosen = _own_split(split, data)
-    else:
-        chosen = Split(annotations=annotations, images=images, num_images=0, num_boxes=0)
+    data = _override_data(data, overrides, {"test_pipeline"}, split != "val")
     import_custom(())
     settings = NetworkConfig(config=str(config), checkpoint=str(target))
     detector, _ = build_detector(target.stem, settings, len(classes), seed=0)
-    return {target.stem: _evaluate(detector, data, chosen, classes, extras)}
+    chosen = Split(annotations=annotations, images=images, num_images=0, num_boxes=0)
+    with tempfile.TemporaryDirectory() as cache:
+        if split != "val":
+            chosen = _own_split(split, data, classes, Path(cache))
+        return {target.stem: _evaluate(detector, data, chosen, classes, extras)}
 
 
-def _override_data(data: DataConfig, overrides: Sequence[str]) -> DataConfig:
+def _override_data(
+    data: DataConfig, overrides: Sequence[str], allowed: set[str], own_split: bool
+) -> DataConfig:
+    """``data`` with overrides that act; others would silently change nothing."""
     parsed = parse_overrides(overrides)
+    allowed = allowed | ({"images"} if own_split else set())
     for key in parsed:
-        if not key.startswith("data."):
-            raise ConfigError(f"--set {key}: colad eval takes data.* fields only")
+        if key not in {f"data.{name}" for name in allowed}:
+            raise ConfigError(
+                f"--set {key} has no effect on this evaluation; what has: "
+                f"{', '.join(f'data.{name}' for name in sorted(allowed))}. For another annotation "
+                "file: --split FILE"
+            )
     plain = {**vars(data), **{key[5:]: value for key, value in parsed.items()}}
     return from_mapping(DataConfig, plain, "data")
 
 
-def _choose_split(split: str, data: DataConfig, prepared: PreparedData) -> Split:
-    known = {"val": prepared.val, "train": prepared.train}
-    return known[split] if split in known else _own_split(split, data)
-
-
-def _own_split(split: str, data: DataConfig) -> Split:
+def _own_split(split: str, data: DataConfig, classes: Sequence[str], cache: Path) -> Split:
+    """A COCO file as a split: its records checked and completed as those of a run are."""
     file = Path(split)
     if not file.is_file():
         raise ConfigError(f"--split {split}: neither val nor train nor a file")
-    images = coco.resolve_image_root(file.parent, file, data.images)
-    return Split(annotations=str(file), images=str(images), num_images=0, num_boxes=0)
+    folder = None
+    if data.images is not None:  # of the run, or given relative to the working directory
+        places = [Path(data.images).resolve(), (Path(data.root) / data.images).resolve()]
+        folder = next((str(place) for place in places if place.is_dir()), data.images)
+    images = coco.resolve_image_root(file.parent, file, folder)
+    coco_set = coco.load_coco(file, images, classes=list(classes))
+    cleaned = coco.write_clean(coco_set, cache / "split.json")
+    return Split(
+        annotations=str(cleaned or file),
+        images=str(images),
+        num_images=len(coco_set.images),
+        num_boxes=len(coco_set.annotations),
+    )
 
 
 def _evaluate(

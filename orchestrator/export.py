@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator.datasets import build_pipeline
-from orchestrator.errors import ModelError
+from orchestrator.errors import ConfigError, ModelError
 from orchestrator.saved_runs import SavedRun, open_run
 from orchestrator.trainer import part_name
 
@@ -28,7 +28,10 @@ def export_network(run: Path, network: str, out: Path) -> tuple[Path, Path]:
     saved = open_run(run)
     detector, model = saved.build(network)
     head = _plain_head(saved, network, detector.get_submodule("bbox_head"), model["bbox_head"])
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out}: cannot write there ({error.strerror})") from error
     config_path, weights_path = out / "config.py", out / "weights.pth"
     config = mmdet_config(saved, {**model, "bbox_head": head})
     config_path.write_text(Config(config).pretty_text, encoding="utf-8")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from orchestrator.batch import Batch, pack_samples
 from orchestrator.config import RunConfig
 from orchestrator.datasets import aspect_flags
-from orchestrator.errors import DataError
+from orchestrator.errors import ConfigError, DataError
 
 SampleKey = tuple[int, int]
 """(epoch, dataset index): what the randomness of a sample is seeded with, beside the run's seed."""
@@ -109,13 +109,28 @@ class _SeededDataset(Dataset):
         index = key[1]
         try:
             with seeded(self.seed, key):
-                return self.dataset[index]
+                return _checked(self.dataset[index])
+        except ConfigError:
+            raise
         except Exception as error:  # whatever the pipeline raises: name the image
             info = self.dataset.get_data_info(index)
             raise DataError(
                 f"image {info.get('img_path')!r} (id {info.get('img_id')}) could not be loaded: "
                 f"{type(error).__name__}: {error}"
             ) from error
+
+
+def _checked(sample: Any) -> dict[str, Any]:
+    """A sample as ``PackDetInputs`` makes it, with boxes.
+
+    Raises:
+        ConfigError: the training pipeline leaves something out.
+    """
+    if not isinstance(sample, dict) or not {"inputs", "data_samples"} <= sample.keys():
+        raise ConfigError("data.train_pipeline must end in PackDetInputs")
+    if "bboxes" not in getattr(sample["data_samples"], "gt_instances", {}):
+        raise ConfigError("data.train_pipeline needs LoadAnnotations with with_bbox=True")
+    return sample
 
 
 class _Positions:

@@ -7,6 +7,7 @@ a checkpoint. Tune's loop has the main thread; a second thread reads the notice 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import logging
 import os
 import shutil
@@ -22,13 +23,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from orchestrator.checkpoints import find_checkpoints, latest_valid, read_state
 from orchestrator.config import RunConfig, load_config, save_config
-from orchestrator.datasets import prepare_data, save_prepared
+from orchestrator.datasets import build_dataset, load_prepared, prepare_data, save_prepared
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
+from orchestrator.evaluation import METRIC_NAMES
+from orchestrator.feed import batch_order
 from orchestrator.live_view import LiveView, Progress
 from orchestrator.placement import PlacementPlan, check_resources, plan_placement, resolve_gpus
 from orchestrator.quiet import quiet_environment
-from orchestrator.runlog import write_environment
+from orchestrator.runlog import read_log, write_environment
+from orchestrator.trainer import make_plan
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +84,11 @@ def launch(
     """
     run_dir = run_dir.resolve()
     check_run_dir(run_dir, config, resume=resume)
-    with making_run_dir(run_dir, keep=resume):
+    with making_run_dir(run_dir, keep=resume), locked(run_dir):
+        finished = finished_run(run_dir, config) if resume else None
+        if finished is not None:
+            view.message("finished already: nothing is left to train")
+            return finished
         data = prepare_data(config.data, run_dir / "data")
         store_bytes = feed_store_bytes(config, len(data.classes))
         check_shared_memory(store_bytes)
@@ -148,12 +157,59 @@ def making_run_dir(run_dir: Path, *, keep: bool) -> Iterator[None]:
     try:
         yield
     except CoTrainError:
-        started = (run_dir / "iterations.parquet").exists() or keep
+        started = (run_dir / "checkpoints" / "trial").exists() or keep
         if not started and made:
             shutil.rmtree(run_dir, ignore_errors=True)
         elif not started:
             (run_dir / "config.py").unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep other launchers out of a run directory while this one drives it.
+
+    The lock is the operating system's and goes with the process, however it ends.
+
+    Raises:
+        ConfigError: another launcher holds it.
+    """
+    with open(run_dir / ".lock", "a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"{run_dir} is being trained by another launcher: wait for it, or use another "
+                "--work-dir"
+            ) from error
+        yield
+
+
+def finished_run(run_dir: Path, config: RunConfig) -> RunResult | None:
+    """The result of a run that has reached its end, evaluation included; else None."""
+    checkpoint = latest_valid(run_dir / "checkpoints", warn=logger.warning)
+    log = read_log(run_dir, "evaluations")
+    if checkpoint is None or log.empty:
+        return None
+    done = read_state(checkpoint).iteration
+    last = log[log["iteration"] == done]
+    data = load_prepared(run_dir / "data.json")
+    length = config.train.max_iterations
+    if length is None:
+        dataset = build_dataset(config.data, data.train, data.classes, train=True)
+        length = make_plan(config, batch_order(config, dataset)).max_iterations
+    if done != length or set(last["network"]) != set(config.learners):
+        return None
+    rows = {row["network"]: row for row in last.to_dict("records")}
+    return RunResult(
+        outcome="finished",
+        run_dir=run_dir,
+        iteration=done,
+        evaluations={
+            name: {metric: rows[name][metric] for metric in METRIC_NAMES} for name in rows
+        },
+        retries=0,
+    )
 
 
 # -- memory -------------------------------------------------------------------------------------
@@ -336,6 +392,10 @@ def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
     progress = watcher.progress
     if watcher.outcome == "failed":
         raise RunFailed(watcher.error)
+    saved = find_checkpoints(run_dir / "checkpoints")
+    if watcher.outcome == "stopped" and (progress is None or progress.iteration == 0):
+        advice = "--resume goes on from the last checkpoint" if saved else "nothing was saved yet"
+        raise RunFailed(f"stopped before the first iteration; {advice}")
     if watcher.outcome in ("finished", "stopped"):
         assert progress is not None
         return RunResult(
@@ -346,10 +406,8 @@ def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
             retries=watcher.retries,
         )
     if watcher.signalled:
-        raise RunFailed(
-            f"stopped without a checkpoint of its own within {STOP_GRACE_S:.0f} s; --resume goes "
-            "on from the last one"
-        )
+        advice = "--resume goes on from the last one" if saved else "there is none yet"
+        raise RunFailed(f"stopped without writing a checkpoint; {advice}")
     error = results.errors[0] if results.num_errors else "no error was reported"
     raise RunFailed(f"the run was given up after {watcher.retries} restart(s): {error}")
 
@@ -382,7 +440,8 @@ class _Watcher:
         self._read()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signalled:
+        if self.signalled:  # asked twice: do not wait for the checkpoint
+            os.kill(os.getpid(), signal.SIGUSR1)
             return
         self.signalled, self._signalled_s = True, time.monotonic()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from orchestrator.building import import_custom
 from orchestrator.checkpoints import CheckpointState, latest_valid, write_checkpoint
 from orchestrator.config import RunConfig, save_config
-from orchestrator.datasets import build_dataset, prepare_data, save_prepared
+from orchestrator.datasets import build_dataset, check_test_pipeline, prepare_data, save_prepared
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.local import LocalFeed, LocalNetwork, resolve
 from orchestrator.runlog import RunLog, write_environment
@@ -36,6 +36,7 @@ def run_locally(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Co
     save_config(config, run_dir / "config.py")
     save_prepared(data, run_dir / "data.json")
     write_environment(run_dir)
+    check_test_pipeline(config.data, data)
     dataset = build_dataset(config.data, data.train, data.classes, train=True)
     order = batch_order(config, dataset)
     feeder = Feeder(dataset, order, seed=config.seed, workers=config.feed.workers)

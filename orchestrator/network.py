@@ -33,7 +33,12 @@ from orchestrator.building import (
 )
 from orchestrator.config import RunConfig
 from orchestrator.datasets import build_dataset
-from orchestrator.errors import ConfigError, NonFiniteLossError, StepOrderError
+from orchestrator.errors import (
+    ConfigError,
+    NonFiniteCostError,
+    NonFiniteLossError,
+    StepOrderError,
+)
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.grid import GridDescription, build_view
@@ -124,6 +129,9 @@ class Network:
             train.param_scheduler
             if self.settings.param_scheduler is None
             else self.settings.param_scheduler,
+            field="train.param_scheduler"
+            if self.settings.param_scheduler is None
+            else f"networks.{self.name}.param_scheduler",
             iterations_per_epoch=self.spec.iterations_per_epoch,
             max_iterations=self.spec.max_iterations,
         )
@@ -257,7 +265,10 @@ class Network:
         seconds = pending.seconds
         seconds["wait"] = started - pending.ended
         with self._arithmetic(), pending.context:
-            costs = self._read(pending, tables)
+            try:
+                costs = self._read(pending, tables)
+            except NonFiniteCostError as error:
+                raise NonFiniteCostError(f"iteration {pending.step.iteration}: {error}") from None
             choice, chosen = self._choose(pending, costs)
             marked = time.perf_counter()
             seconds["exchange"] = marked - started
@@ -272,13 +283,14 @@ class Network:
             self._check_losses(values, pending)
             seconds["backward"] = time.perf_counter() - now
             now = time.perf_counter()
+            lr = self.optimizer.param_groups[0]["lr"]  # of this step; the schedules move on in it
             skipped = pending.step.synchronise and not self._optimizer_step()
             seconds["step"] = time.perf_counter() - now
         return StepResult(
             network=self.name,
             rank=self.rank,
             losses=values,
-            lr=self.optimizer.param_groups[0]["lr"],
+            lr=lr,
             num_pos=assignment.num_pos if isinstance(assignment, HardAssignment) else 0,
             num_gts=pending.gts.num_gts,
             num_images=pending.gts.num_images,
@@ -419,6 +431,8 @@ class Network:
             self._val_dataset = build_dataset(
                 self.spec.config.data, self.spec.data.val, self.spec.data.classes, train=False
             )
+        if self.group is not None:
+            self.group.share_buffers(self.detector)
         with self._rng.active(), evaluating(self.detector):
             return predict_dataset(
                 self.detector,

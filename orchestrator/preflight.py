@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from orchestrator.config import RunConfig
-from orchestrator.datasets import PreparedData, build_dataset, prepare_data
+from orchestrator.datasets import PreparedData, build_dataset, check_test_pipeline, prepare_data
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import check_compatible
 from orchestrator.launcher import (
@@ -62,6 +62,7 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
 
 
 def _check_networks(config: RunConfig, data: PreparedData) -> Iterator[str]:
+    check_test_pipeline(config.data, data)
     dataset = build_dataset(config.data, data.train, data.classes, train=True)
     order = batch_order(config, dataset)
     batch = Feeder(dataset, order, seed=config.seed, num_shards=config.resources.ranks).batch(0)

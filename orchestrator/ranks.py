@@ -76,6 +76,11 @@ class RankGroup:
         dist.all_gather(parts, padded)
         return torch.cat([part[:n] for part, n in zip(parts, lengths)])
 
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every rank rank 0's buffers (running statistics), which are the ones saved."""
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
+
     @staticmethod
     def close() -> None:
         """Leave the process group."""

@@ -195,6 +195,8 @@ class CoTrainer:
         self._collected_s = time.perf_counter()
         if self.iteration == 0 and self.config.evaluation.frozen:
             self._evaluate([n for n in self.networks if not n.learner])
+        if self.iteration > 0 and self._evaluation_due():  # its checkpoint came before it
+            self._evaluate_learners()
         while self.iteration < self.plan.max_iterations and not self._stop:
             while issued < self._horizon() and len(pending) < self.config.lookahead:
                 pending.append(self._issue(issued))
@@ -263,15 +265,23 @@ class CoTrainer:
         self._stop = self.hooks.report(self.progress())
         if done % every == 0:
             self.run_log.flush(done)
-        last = done == plan.max_iterations
-        if drained and (last or _due(done, plan.evaluate_every)):
-            self._evaluate([network for network in self.networks if network.learner])
-        if drained and (last or _due(done, plan.checkpoint_every)):
+        if not drained or self._stop:
+            return  # a stop saves in `_end`; an evaluation that was due is made up for on resume
+        if done == plan.max_iterations or _due(done, plan.checkpoint_every):
             self.checkpoint()
+        if self._evaluation_due():
+            self._evaluate_learners()
+
+    def _evaluation_due(self) -> bool:
+        done = self.iteration
+        return done == self.plan.max_iterations or _due(done, self.plan.evaluate_every)
+
+    def _evaluate_learners(self) -> None:
+        self._evaluate([network for network in self.networks if network.learner])
 
     def _end(self, pending: deque[list[IterationRecord]]) -> Outcome:
-        if self.iteration == self.plan.max_iterations:
-            self.run_log.flush(self.iteration)
+        if self.iteration == self.plan.max_iterations and not self._stop:
+            self.run_log.flush()
             return Outcome.FINISHED
         while pending:  # asked to stop: what was issued is finished, then saved
             self._collect(pending.popleft())
@@ -296,7 +306,7 @@ class CoTrainer:
     def _log_evaluation(self, name: str, result: EvalResult, seconds: float) -> None:
         done = self.iteration
         base = dict(
-            iteration=max(done - 1, 0),
+            iteration=done,
             epoch=self.order.epoch_of(max(done - 1, 0) * self.config.train.accumulate),
             network=name,
             split="val",

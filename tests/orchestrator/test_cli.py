@@ -235,6 +235,17 @@ def test_run_eval_and_export(colad: Colad, dataset: Path, tmp_path: Path) -> Non
     np.testing.assert_array_equal(theirs_found.scores, ours_found.scores)
     code, out, _ = colad("eval", tmp_path / "out/weights.pth")
     assert code == 0 and shown in out
+    code, out, _ = colad("eval", run_dir, "--split", dataset / "val.json")
+    assert code == 0 and shown in out
+    for target, setting in [
+        (run_dir, "data.val=train.json"),
+        (run_dir, "data.root=elsewhere"),
+        (tmp_path / "out/weights.pth", "data.scale=[32, 32]"),
+    ]:
+        code, _, error = colad("eval", target, "--set", setting)
+        assert code == 2 and "has no effect" in error
+    code, _, error = colad("eval", tmp_path / "out/weights.pth", "--network", "r18")
+    assert code == 2 and "leave this out" in error
 
 
 def test_export_of_an_unknown_network(colad: Colad, tmp_path: Path) -> None:
@@ -254,3 +265,26 @@ def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
         pytest.raises(ConfigError, match="holds a run"),
     ):
         launch(config, tmp_path, resume=False, address=None, view=view)
+
+
+def test_two_launchers_of_one_directory(tmp_path: Path) -> None:
+    from orchestrator.errors import ConfigError
+    from orchestrator.launcher import locked
+
+    with locked(tmp_path):
+        with pytest.raises(ConfigError, match="another launcher"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass
+
+
+def test_finished_run_is_told_from_one_to_go_on_with(dataset: Path, tmp_path: Path) -> None:
+    from orchestrator.launcher import finished_run
+
+    small = [item for item in SMALL if not item.startswith(("networks", "data.shapes"))]
+    config = load_config(PAA, [f"data.root={dataset}", *small, "train.max_iterations=2"])
+    run_locally(config, tmp_path)
+    result = finished_run(tmp_path, config)
+    assert result is not None and result.iteration == 2 and "AP50" in result.evaluations["r18"]
+    longer = load_config(PAA, [f"data.root={dataset}", *small, "train.max_iterations=4"])
+    assert finished_run(tmp_path, longer) is None

@@ -97,6 +97,12 @@ def test_override_values(text: str, value: object) -> None:
         (dict(resources=dict(ranks=3)), "does not divide"),
         (dict(resources=dict(ranks=2, gpus_per_network=0.5)), "use whole GPUs"),
         (dict(assigner=dict(topk=9)), "assigner needs a type"),
+        (dict(networks={"_a": dict(preset="x")}), "starts with a letter"),
+        (dict(networks={"é": dict(preset="x")}), "a network's name"),
+        (dict(resources=dict(cpus_per_network=-1)), "resources.cpus_per_network = -1"),
+        (dict(resources=dict(cpus_controller=float("inf"))), "resources.cpus_controller"),
+        (dict(seed=-1), "seed = -1"),
+        (dict(data=dict(root="r", min_size=-1)), "data.min_size"),
     ],
 )
 def test_invalid_fields_are_named(changes: dict[str, object], message: str) -> None:

@@ -246,3 +246,72 @@ def test_non_finite_loss_stops_before_the_step(run: Run, root: Path, tmp_path: P
             "train.clip_grad=None",
             "train.max_iterations=20",
         )
+
+
+def test_stop_before_the_end_makes_up_for_the_evaluation(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop when only the last iteration is left: resuming still evaluates."""
+    asked: list[int] = []
+
+    def report(self: CoTrainer) -> None:
+        asked.append(self.iteration)
+        self._stop = self.iteration >= 5
+
+    with monkeypatch.context() as patch:
+        original = CoTrainer._between
+
+        def between(self: CoTrainer, *, drained: bool) -> None:
+            original(self, drained=False)
+            report(self)
+
+        patch.setattr(CoTrainer, "_between", between)
+        stopped = run("paa_shapes.py", "train.max_iterations=6")
+    assert asked and stopped.iteration == 6 and not stopped.evaluations
+    resumed = run("paa_shapes.py", "train.max_iterations=6", resume=True)
+    assert set(resumed.evaluations) == {"r18"}
+    from orchestrator.runlog import read_log
+
+    assert list(read_log(tmp_path / "run", "evaluations")["iteration"]) == [6]
+
+
+def test_logged_learning_rate_is_the_one_used(run: Run, tmp_path: Path) -> None:
+    steps = "train.param_scheduler=[{'type': 'MultiStepLR', 'milestones': [2], 'by_epoch': False}]"
+    for accumulate in (1, 2):
+        run("paa_shapes.py", steps, f"train.accumulate={accumulate}", name=f"by{accumulate}")
+        log = losses(None, tmp_path / f"by{accumulate}")  # type: ignore[arg-type]
+        assert list(log["lr"]) == pytest.approx([2e-3, 2e-3, 2e-4])
+
+
+def test_cosine_by_epoch_ends_with_the_run(run: Run, tmp_path: Path) -> None:
+    run(
+        "paa_shapes.py",
+        "train.param_scheduler=[{'type': 'CosineAnnealingLR', 'by_epoch': True}]",
+        "data.shapes={'train': 32, 'val': 8, 'size': 64}",
+        "train.batch_size=8",
+        "train.max_iterations=8",
+    )
+    rates = list(losses(None, tmp_path / "run")["lr"])  # type: ignore[arg-type]
+    assert rates[0] == pytest.approx(2e-3) and rates[-1] < 2e-4
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.test_pipeline=[{'type': 'Resise'}]", "data.test_pipeline.*Resise"),
+        ("data.test_pipeline=[{'type': 'LoadImageFromFile'}]", "must end in PackDetInputs"),
+        ("data.train_pipeline=[{'type': 'LoadImageFromFile'}]", "must end in PackDetInputs"),
+        (
+            "data.train_pipeline=[{'type': 'LoadImageFromFile'}, {'type': 'PackDetInputs', "
+            "'meta_keys': ('img_id', 'img_path', 'ori_shape', 'img_shape')}]",
+            "needs LoadAnnotations",
+        ),
+        ("data.min_size=1000", "no image is left"),
+    ],
+)
+def test_pipelines_that_cannot_serve(run: Run, override: str, message: str) -> None:
+    from orchestrator.errors import DataError
+
+    with pytest.raises((ConfigError, DataError), match=f"(?s){message}"):
+        run("paa_shapes.py", override)

@@ -147,6 +147,11 @@ def prepare_data(data: DataConfig, cache: Path) -> PreparedData:
         image_root = coco.resolve_image_root(root, annotation_file, images)
         coco_set = coco.load_coco(annotation_file, image_root, classes=data.classes)
         report = coco.check_coco(coco_set)
+        if report.crowd_boxes == report.boxes:
+            raise DataError(
+                f"data.{name} = {file!r}: all {report.boxes} boxes are crowd boxes (iscrowd = 1), "
+                "which are neither learned nor measured"
+            )
         for warning in report.warnings:
             logger.warning("data.%s: %s", name, warning)
         cleaned = coco.write_clean(coco_set, cache / f"{name}.json")

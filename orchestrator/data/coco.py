@@ -102,7 +102,7 @@ def load_coco(
     annotations, problems, changed = parse_annotations(
         content, images, everything, path, chosen=chosen
     )
-    if not any(not record.get("iscrowd") for record in annotations):
+    if not annotations:
         raise DataError(
             f"{shown(str(path))}: no usable box of the classes "
             f"{first_few([shown(c['name'], 40) for c in categories], limit=8)} "

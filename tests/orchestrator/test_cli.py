@@ -109,6 +109,16 @@ def test_categories_that_differ_between_splits(colad: Colad, broken: Path) -> No
     assert "ellipse" in train_error(colad, broken)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_crowd_boxes_alone(colad: Colad, broken: Path, split: str) -> None:
+    def make_crowds(content: dict) -> None:
+        for record in content["annotations"]:
+            record["iscrowd"] = 1
+
+    edit(broken / f"{split}.json", make_crowds)
+    assert "crowd boxes" in train_error(colad, broken)
+
+
 def test_size_that_is_not_the_image(colad: Colad, broken: Path) -> None:
     image = first_image(broken)
     Image.open(image).resize((32, 32)).save(image)

@@ -441,10 +441,3 @@ def test_mmdet_takes_labels_boxes_and_crowds_from_the_clean_file(content, write,
         (2, 1, [0, 0, 64, 48], 0),
         (2, 0, [60, 5, 64, 15], 0),
     ]
-
-
-def test_crowd_boxes_alone_teach_nothing(content, write):
-    for record in content["annotations"]:
-        record["iscrowd"] = 1
-    with pytest.raises(DataError, match="nothing can be learned or measured"):
-        load_coco(write(content), None)

@@ -257,15 +257,14 @@ def connected(address: str | None, store_bytes: int) -> Iterator[None]:
     quiet_environment()
     import ray
 
-    target = address or os.environ.get("RAY_ADDRESS") or None
-    local = target is None or target == "local"
-    if target is not None and not local:
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    if target != "local":
         _check_address(target, "--address" if address else "RAY_ADDRESS")
     if ray.is_initialized():  # a test, or a notebook, brought its own
         yield
         return
     common: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
-    if local:
+    if target == "local":
         store = max(MIN_STORE_BYTES, 2 * store_bytes)
         ray.init(
             address="local",

@@ -1,6 +1,6 @@
 """What co-training costs over training alone: two equal tiny networks, one thread each.
 
-    python benchmarks/orchestration.py [--iterations 120] [--block 30]
+    python benchmarks/orchestration.py [--iterations 120] [--block 10]
 
 Compares, in alternating blocks on the same machine, the iteration time of
 
@@ -138,7 +138,7 @@ def measure(loops: dict[str, list[Loop]], iterations: int, block: int) -> dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=120)
-    parser.add_argument("--block", type=int, default=30)
+    parser.add_argument("--block", type=int, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         ray.init(address="local", include_dashboard=False, log_to_driver=False)

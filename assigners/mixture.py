@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ TOLERANCE = 1e-3
 MAX_ITERATIONS = 100
 _EMPTY = 10 * torch.finfo(torch.float64).eps  # keeps the weight of an empty component positive
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+_Parameters = tuple[Any, ...]  # means, variances, weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,31 +63,46 @@ def _weighted_log_density(x: Tensor, means: Tensor, variances: Tensor, weights: 
     return torch.addcmul(constant[..., None], scaled, scaled, value=-0.5)
 
 
-def _em_step(x: Tensor, mask: Tensor, count: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+def _em_step(xp: Any, x: Any, mask: Any, count: Any, parameters: _Parameters) -> tuple[Any, Any]:
     """One E-step and one M-step of every row.
 
     Args:
-        x: (G, 1, K) float64 samples, 0 where masked.
-        mask: (G, 1, K) float64, 1 for a sample.
-        count: (G, 1) float64 samples per row.
-        parameters: (3, G, 2) means, variances, weights.
+        xp: ``torch`` or ``numpy``, whichever the arrays belong to.
+        x: (G, K) float64 samples, 0 where masked.
+        mask: (G, K) float64, 1 for a sample.
+        count: (G,) float64 samples per row.
+        parameters: (G, 2) means, variances and weights.
 
     Returns:
-        The new parameters, and (G, 1) the mean log-likelihood *before* the M-step.
+        The new parameters, and (G,) the mean log-likelihood *before* the M-step.
     """
-    per_component = _weighted_log_density(x, *parameters.unbind())
-    total = torch.logaddexp(per_component[:, :1], per_component[:, 1:])  # (G, 1, K)
-    resp = (per_component - total).exp_().mul_(mask)
+    means, variances, weights = parameters
+    constant = xp.log(weights) - 0.5 * xp.log(variances) - _HALF_LOG_2PI
+    centred = x[:, None] - means[..., None]  # (G, 2, K)
+    density = constant[..., None] - (0.5 / variances)[..., None] * (centred * centred)
+    gap = density[:, 1] - density[:, 0]
+    less = xp.exp(-abs(gap))  # density of the less likely component over that of the other
+    total = xp.maximum(density[:, 0], density[:, 1]) + xp.log(1 + less)
+    more_likely = mask / (1 + less)
+    less_likely = less * more_likely
+    second = gap > 0
+    resp = xp.stack(
+        [
+            xp.where(second, less_likely, more_likely),
+            xp.where(second, more_likely, less_likely),
+        ],
+        1,
+    )
     size = resp.sum(-1) + _EMPTY  # (G, 2)
-    means = (resp * x).sum(-1) / size
-    centred = x - means[..., None]
-    variances = (resp * centred.square_()).sum(-1) / size + REG_COVAR
-    weights = size / size.sum(-1, keepdim=True)
-    return torch.stack([means, variances, weights]), (total * mask).sum(-1) / count
+    means = (resp * x[:, None]).sum(-1) / size
+    centred = x[:, None] - means[..., None]
+    variances = (resp * (centred * centred)).sum(-1) / size + REG_COVAR
+    updated = (means, variances, size / size.sum(-1)[:, None])
+    return updated, (total * mask).sum(-1) / count
 
 
 def fit_mixture(
-    cost: Tensor, mask: Tensor, *, max_iter: int = MAX_ITERATIONS, check_every: int = 8
+    cost: Tensor, mask: Tensor, *, max_iter: int = MAX_ITERATIONS, check_every: int = 4
 ) -> Mixture:
     """Fit one mixture per row by expectation maximisation.
 
@@ -106,45 +124,91 @@ def fit_mixture(
         PAA, sec. 3.2, as run through scikit-learn by the released code. Reference code differs: its
         float32 variance is E[x^2] - E[x]^2; ours is float64 and centred, which cannot go negative.
     """
-    cost = cost.detach().double()
     count = mask.sum(-1)
-    usable = (count >= 2) & torch.where(mask, cost, 0.0).isfinite().all(-1)
+    x = torch.where(mask, cost.detach().double(), 0.0)
+    usable = (count >= 2) & x.isfinite().all(-1)
     live = mask & usable[:, None]
-    x = torch.where(live, cost, 0.0)
+    x = torch.where(live, x, 0.0)
     parameters = _initial_parameters(x, live, usable)
-    previous = x.new_full((x.shape[0], 1), -math.inf)
-    n_iter = torch.zeros_like(count)
-    active = usable.clone()
-    weight, count = live.double()[:, None], count.clamp(min=1).double()[:, None]
-    for iteration in range(max_iter if x.numel() else 0):
-        # Looking costs a synchronisation, so only every few iterations; stopped rows are frozen.
-        if iteration % check_every == 0 and not bool(active.any()):
-            break
-        updated, likelihood = _em_step(x[:, None], weight, count, parameters)
-        parameters = torch.where(active[:, None], updated, parameters)
-        n_iter += active
-        active = active & ((likelihood - previous).abs() >= TOLERANCE).squeeze(-1)
-        previous = likelihood
-    means, variances, weights = parameters.unbind()
-    fitted = usable & parameters.isfinite().all(-1).all(0)
+    means, variances, weights, n_iter, converged = _maximise(
+        x, live.double(), count.clamp(min=1).double(), parameters, usable, max_iter, check_every
+    )
+    finite = means.isfinite() & variances.isfinite() & weights.isfinite()
     return Mixture(
         means=means,
         variances=variances,
         weights=weights,
         n_iter=n_iter,
-        converged=usable & ~active,
-        fitted=fitted,
+        converged=usable & converged,
+        fitted=usable & finite.all(-1),
     )
 
 
-def _initial_parameters(x: Tensor, live: Tensor, usable: Tensor) -> Tensor:
-    """(3, G, 2) means at the extremes, unit variances, equal weights."""
+def _maximise(
+    x: Tensor,
+    mask: Tensor,
+    count: Tensor,
+    start: _Parameters,
+    usable: Tensor,
+    max_iter: int,
+    check_every: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Iterate every row until it stops; rows that have stopped leave the arrays at each look.
+
+    On a CPU the arrays are numpy's, whose calls cost a third of torch's at these sizes.
+
+    Returns:
+        (G, 2) means, variances and weights, (G,) int64 iterations, (G,) bool converged.
+    """
+    on_host = x.device.type == "cpu"
+    xp: Any = np if on_host else torch
+
+    def native(tensor: Tensor) -> Any:
+        return tensor.numpy() if on_host else tensor
+
+    results = [tensor.clone() for tensor in start]
+    n_iter, converged = torch.zeros_like(usable, dtype=torch.int64), torch.zeros_like(usable)
+    outputs = [native(tensor) for tensor in (*results, n_iter, converged)]
+    rows = native(usable.nonzero().flatten())
+    x, mask, count = (native(tensor)[rows] for tensor in (x, mask, count))
+    parameters: _Parameters = tuple(native(tensor)[rows] for tensor in start)
+    previous = count * -math.inf
+    steps = native(torch.zeros(len(rows), dtype=torch.int64, device=usable.device))
+    active = steps == 0
+    for iteration in range(max_iter):
+        # Looking costs a synchronisation on a GPU, so only every few iterations.
+        if iteration % check_every == 0:
+            _store(outputs, rows, parameters, steps, active)
+            kept = xp.where(active)[0]
+            if len(kept) == 0:
+                break
+            rows, x, mask, count = rows[kept], x[kept], mask[kept], count[kept]
+            previous, steps, active = previous[kept], steps[kept], active[kept]
+            parameters = tuple(array[kept] for array in parameters)
+        updated, likelihood = _em_step(xp, x, mask, count, parameters)
+        parameters = tuple(
+            xp.where(active[:, None], new, old) for new, old in zip(updated, parameters)
+        )
+        steps = steps + active
+        active = active & (abs(likelihood - previous) >= TOLERANCE)
+        previous = likelihood
+    _store(outputs, rows, parameters, steps, active)
+    means, variances, weights = results
+    return means, variances, weights, n_iter, converged
+
+
+def _store(outputs: list[Any], rows: Any, parameters: _Parameters, steps: Any, active: Any) -> None:
+    """Write the state of the arrays' rows to the rows that they were taken from."""
+    for output, values in zip(outputs, (*parameters, steps, ~active)):
+        output[rows] = values
+
+
+def _initial_parameters(x: Tensor, live: Tensor, usable: Tensor) -> _Parameters:
+    """(G, 2) means at the extremes, unit variances, equal weights."""
     if x.shape[1] == 0:
         extremes = x.new_zeros(x.shape[0], 2)
     else:
         low = torch.where(live, x, math.inf).amin(-1)
         high = torch.where(live, x, -math.inf).amax(-1)
         extremes = torch.where(usable[:, None], torch.stack([low, high], -1), 0.0)  # (G, 2)
-    return torch.stack(
-        [extremes, torch.ones_like(extremes), torch.full_like(extremes, 0.5)]
-    )  # (3, G, 2)
+    return extremes, torch.ones_like(extremes), torch.full_like(extremes, 0.5)

@@ -1,0 +1,240 @@
+"""Assignment at COCO's size: 22,400 priors, one thread.
+
+PAA against mmdet's ``paa_reassign`` on the same candidates and costs, the other methods against
+their plain dense form (``dense.py``), time and peak memory, and how our times grow.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assigners import (
+    Candidates,
+    CostTable,
+    DensePredictions,
+    GroundTruths,
+    PAAAssigner,
+    Priors,
+    Step,
+    build_assigner,
+)
+from benchmarks import dense
+from benchmarks.harness import Result, interleave, peak_bytes
+from benchmarks.scenes import CLASSES, make_gts, make_predictions, make_priors
+
+STEP = Step(iteration=0, max_iterations=1000)
+DENSE: dict[str, Callable[..., dict[str, Tensor]]] = {
+    "DW": dense.dw,
+    "AutoAssign": dense.autoassign,
+    "ALA": dense.ala,
+    "MuSu": dense.musu,
+}
+PAA_GOALS = {8: 10.0, 112: 25.0}
+MEMORY_GTS = 100
+MEMORY_GOAL = 5.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One image of COCO's size and what a network says of it."""
+
+    priors: Priors
+    gts: GroundTruths
+    predictions: DensePredictions
+
+    @classmethod
+    def make(cls, num_gts: int, *, anchors: bool, size: tuple[int, int] = (800, 1344)) -> Scene:
+        """Anchors for PAA, points for the others."""
+        priors = make_priors(size, anchors=anchors)
+        return cls(priors, make_gts(num_gts, size=size), make_predictions(priors, anchors=anchors))
+
+
+def assign_whole(assigner: Any, scene: Scene) -> tuple[Candidates, Any]:
+    """Candidates, costs and assignment, as an iteration does them."""
+    candidates = assigner.candidates(scene.priors, scene.gts)
+    table = assigner.costs(scene.predictions, candidates, scene.gts).detach()
+    assignment = assigner.assign(
+        table,
+        candidates,
+        scene.priors,
+        scene.gts,
+        num_classes=CLASSES,
+        step=STEP,
+        live=table,
+    )
+    return candidates, assignment
+
+
+# -- PAA against mmdet --------------------------------------------------------------------------
+
+
+def mmdet_reassign(
+    scene: Scene, candidates: Candidates, table: CostTable
+) -> Callable[[], tuple[Tensor, ...]]:
+    """mmdet's call on the same candidates and costs, prepared."""
+    from models.mmcv_ops import install
+
+    install()
+    from mmdet.models.dense_heads.paa_head import PAAHead
+
+    head = PAAHead(num_classes=CLASSES, in_channels=32, feat_channels=32)
+    assert scene.priors.boxes is not None
+    anchors = list(scene.priors.boxes.split(scene.priors.level_sizes))
+    order = candidates.prior.argsort()
+    prior, gt = candidates.prior[order], candidates.gt[order]
+    label = torch.full((scene.priors.num_priors,), CLASSES, dtype=torch.int64)
+    label[prior] = scene.gts.labels[gt]
+    weight = torch.ones(scene.priors.num_priors)
+    box_weight = torch.ones(scene.priors.num_priors, 4)
+    cost = table.cost[order]
+    return lambda: head.paa_reassign(cost, label, weight, box_weight, prior, gt, anchors)
+
+
+def paa_against_mmdet(counts: tuple[int, ...], rounds: int) -> list[Result]:
+    """Speed-up of ``PAAAssigner.assign``; the note says in how many labels the two differ."""
+    results = []
+    assigner = PAAAssigner()
+    for count in counts:
+        scene = Scene.make(count, anchors=True)
+        candidates = assigner.candidates(scene.priors, scene.gts)
+        table = assigner.costs(scene.predictions, candidates, scene.gts)
+
+        ours = partial(
+            assigner.assign, table, candidates, scene.priors, scene.gts, num_classes=CLASSES
+        )
+        peer = mmdet_reassign(scene, candidates, table)
+        differing = int((ours().labels[0] != peer()[0]).sum())
+        pair = interleave(ours, peer, rounds=rounds)
+        results.append(
+            pair.result(
+                f"assign/PAA/{count}-gts",
+                goal=PAA_GOALS.get(count),
+                note=f"{differing} of {scene.priors.num_priors} labels differ",
+            )
+        )
+    return results
+
+
+# -- the others against their dense form --------------------------------------------------------
+
+
+def check_equal(name: str, scene: Scene) -> None:
+    """The dense form gives our weights.
+
+    Raises:
+        AssertionError: it does not, so that a comparison of times would mean nothing.
+    """
+    candidates, assignment = assign_whole(build_assigner({"type": name}), scene)
+    pairs = assignment.candidates
+    for key, weights in DENSE[name](scene.predictions, scene.priors, scene.gts).items():
+        ours = torch.zeros_like(weights)
+        ours[pairs.prior, pairs.gt] = getattr(assignment, key).to(weights)
+        # Rounding may swap neighbours in a rank or at a threshold.
+        far = ~torch.isclose(ours, weights, rtol=1e-3, atol=1e-4)
+        if int(far.sum()) > max(4, 1e-3 * len(candidates)):
+            raise AssertionError(f"{name}: {int(far.sum())} of {len(candidates)} {key} differ")
+
+
+def others_against_dense(counts: tuple[int, ...], rounds: int) -> list[Result]:
+    """Speed-up of candidates + costs + assignment, and peak memory at ``MEMORY_GTS``."""
+    results = []
+    for name, plain in DENSE.items():
+        assigner = build_assigner({"type": name})
+        for count in counts:
+            scene = Scene.make(count, anchors=False)
+            check_equal(name, scene)
+            with torch.no_grad():
+                pair = interleave(
+                    lambda a=assigner, s=scene: assign_whole(a, s),
+                    lambda p=plain, s=scene: p(s.predictions, s.priors, s.gts),
+                    rounds=rounds,
+                )
+            results.append(pair.result(f"assign/{name}/{count}-gts", goal=None))
+        results.append(_memory(name, plain))
+    results.append(_memory("PAA", _dense_matching))
+    return results
+
+
+def _dense_matching(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> Tensor:
+    """PAA's matching of all anchors with all GTs by an (A, G) overlap."""
+    assert priors.boxes is not None
+    iou, _ = dense.overlaps(priors.boxes, gts.boxes)
+    best, owner = iou.max(1)
+    return torch.where((iou == iou.amax(0)).any(1) | (best >= 0.1), owner, -1)
+
+
+def _memory(name: str, plain: Callable[..., Any]) -> Result:
+    scene = Scene.make(MEMORY_GTS, anchors=name == "PAA")
+    assigner = build_assigner({"type": name})
+    with torch.no_grad():
+        ours = peak_bytes(lambda: assign_whole(assigner, scene))
+        peer = peak_bytes(lambda: plain(scene.predictions, scene.priors, scene.gts))
+    return Result(
+        name=f"memory/{name}/{MEMORY_GTS}-gts",
+        ours=ours / 2**20,
+        peer=peer / 2**20,
+        ratio=peer / ours,
+        goal=MEMORY_GOAL,
+        better="higher",
+        unit="MiB",
+    )
+
+
+# -- growth -------------------------------------------------------------------------------------
+
+
+def growth(rounds: int) -> list[Result]:
+    """Exponent of our time in GTs and in priors: 1 is linear, measured between the largest two."""
+    results = []
+    for name in ("PAA", *DENSE):
+        anchors = name == "PAA"
+        by_gts = [Scene.make(count, anchors=anchors) for count in (100, 400)]
+        by_priors = [
+            Scene.make(100, anchors=anchors, size=(400 * scale, 672 * scale)) for scale in (2, 4)
+        ]
+        for what, scenes in (("gts", by_gts), ("priors", by_priors)):
+            small, large = (_median_seconds(name, scene, rounds) for scene in scenes)
+            results.append(
+                Result(
+                    name=f"growth/{name}/{what}",
+                    ours=1e3 * large,
+                    peer=1e3 * small,
+                    ratio=math.log(large / small, 4),
+                    goal=1.0,
+                    better="lower",
+                    unit="ms",
+                    note=f"exponent, 4 x {what}",
+                )
+            )
+    return results
+
+
+def _median_seconds(name: str, scene: Scene, rounds: int) -> float:
+    assigner = build_assigner({"type": name})
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        with torch.no_grad():
+            assign_whole(assigner, scene)
+        seconds.append(time.perf_counter() - start)
+    return sorted(seconds[1:])[rounds // 2]
+
+
+def run(quick: bool) -> list[Result]:
+    """All of it; ``quick``: the goals' own sizes, fewer rounds."""
+    torch.set_num_threads(1)
+    rounds = 7 if quick else 21
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's fits that do not converge
+        results = paa_against_mmdet((8, 112) if quick else (1, 8, 32, 112, 400), rounds)
+    results += others_against_dense((100,) if quick else (8, 100, 400), rounds)
+    return results + growth(rounds)

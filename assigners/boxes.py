@@ -6,11 +6,62 @@ it equally), so the order of operations is part of the result.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
+from assigners.types import GroundTruths
+
 EPS = 1e-6
 """Lower bound of unions and enclosing areas, as in mmdet's ``bbox_overlaps``."""
+
+_BLOCK_ON_HOST = 1 << 18  # elements of one overlap block: its temporaries stay in a core's cache
+_BLOCK_ON_DEVICE = 1 << 24  # 64 MiB per float32 temporary, few launches
+
+
+def rows_per_block(width: int, device: torch.device) -> int:
+    """How many rows of ``width`` elements make one block of work: at least one."""
+    budget = _BLOCK_ON_HOST if device.type == "cpu" else _BLOCK_ON_DEVICE
+    return max(1, budget // max(1, width))
+
+
+@dataclass(frozen=True)
+class GTBlock:
+    """Some GTs of some images, zero-padded to one number per image."""
+
+    images: slice
+    """Which b images."""
+    boxes: Tensor
+    """(b, m, 4) float32 xyxy; zeros where padded."""
+    index: Tensor
+    """(b, m) int64 GT index over the batch; -1 where padded."""
+
+
+def gt_blocks(gts: GroundTruths, num_priors: int) -> Iterator[GTBlock]:
+    """All GTs in blocks whose overlaps with ``num_priors`` boxes per image fit in little memory.
+
+    Images are in order, and so are the GTs of one image; images without any are in a block, too,
+    if another image has one. No synchronisation.
+    """
+    device, most = gts.boxes.device, max(gts.counts, default=0)
+    if most == 0 or num_priors == 0:
+        return
+    counts = torch.tensor(gts.counts)
+    first = counts.cumsum(0) - counts
+    slot = torch.arange(most)
+    index = torch.where(slot < counts[:, None], first[:, None] + slot, -1).to(device)  # (B, M)
+    exists = (index >= 0)[..., None]
+    boxes = torch.where(exists, gts.boxes.float()[index.clamp(min=0)], 0.0)
+    per_block = rows_per_block(num_priors, device)  # pairs of an image and a slot
+    slots = min(most, per_block)
+    images = max(1, per_block // slots)
+    for start in range(0, gts.num_images, images):
+        rows = slice(start, start + images)
+        for first_slot in range(0, most, slots):
+            columns = slice(first_slot, first_slot + slots)
+            yield GTBlock(rows, boxes[rows, columns], index[rows, columns])
 
 
 def _areas(boxes: Tensor) -> Tensor:

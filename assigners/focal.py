@@ -29,16 +29,22 @@ def focal_terms(
     Returns:
         Positive and negative terms, each shaped like ``cls``, float32 or wider, with gradient.
     """
+    positive = _positive_term(cls, is_prob=is_prob, alpha=alpha, gamma=gamma)
+    return positive, _negative_term(cls, is_prob=is_prob, alpha=alpha, gamma=gamma)
+
+
+def _positive_term(cls: Tensor, *, is_prob: bool, alpha: float, gamma: float) -> Tensor:
     cls = cls if cls.dtype == torch.float64 else cls.float()
-    if is_prob:
-        prob = cls
-        neg_log_p, neg_log_not_p = -floored_log(prob), -floored_log(1 - prob)
-    else:
-        prob = cls.sigmoid()
-        neg_log_p, neg_log_not_p = -F.logsigmoid(cls), -F.logsigmoid(-cls)
-    positive = neg_log_p * (alpha * (1 - prob).pow(gamma))
-    negative = neg_log_not_p * ((1 - alpha) * prob.pow(gamma))
-    return positive, negative
+    prob = cls if is_prob else cls.sigmoid()
+    neg_log_p = -floored_log(cls) if is_prob else -F.logsigmoid(cls)
+    return neg_log_p * (alpha * (1 - prob).pow(gamma))
+
+
+def _negative_term(cls: Tensor, *, is_prob: bool, alpha: float, gamma: float) -> Tensor:
+    cls = cls if cls.dtype == torch.float64 else cls.float()
+    prob = cls if is_prob else cls.sigmoid()
+    neg_log_not_p = -floored_log(1 - cls) if is_prob else -F.logsigmoid(-cls)
+    return neg_log_not_p * ((1 - alpha) * prob.pow(gamma))
 
 
 def focal_cost(
@@ -56,6 +62,7 @@ def focal_cost(
     Source:
         LAD, eq. 2; the released code sums over all classes, not only the GT's, and so do we.
     """
-    positive, negative = focal_terms(cls, is_prob=is_prob, alpha=alpha, gamma=gamma)
     index = labels[:, None]
-    return negative.scatter(1, index, positive.gather(1, index)).sum(-1)
+    positive = _positive_term(cls.gather(1, index), is_prob=is_prob, alpha=alpha, gamma=gamma)
+    negative = _negative_term(cls, is_prob=is_prob, alpha=alpha, gamma=gamma)
+    return negative.scatter(1, index, positive).sum(-1)

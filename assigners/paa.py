@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from assigners.boxes import aligned_giou, pairwise_iou
+from assigners.boxes import aligned_giou, gt_blocks, pairwise_iou, rows_per_block
 from assigners.focal import focal_cost
 from assigners.mixture import fit_mixture
 from assigners.types import (
@@ -28,7 +28,6 @@ from assigners.types import (
 )
 
 SINGLE_CANDIDATE_RULES = ("drop", "keep")
-_MAX_OVERLAPS = 1 << 26  # elements of one overlap block: 256 MiB per float32 temporary
 _DENSITY_TIE = 1e-9  # log-densities closer than this are rounding noise of one tie
 
 
@@ -120,17 +119,31 @@ class PAAAssigner:
         Source:
             LAD, eq. 2, with the released code's GIoU and weight.
         """
-        cls = predictions.cls.detach()[candidates.image, candidates.prior].float()
         boxes = predictions.boxes.detach()[candidates.image, candidates.prior].float()
-        classification = focal_cost(
-            cls,
-            gts.labels[candidates.gt],
-            is_prob=predictions.cls_is_prob,
-            alpha=self.alpha,
-            gamma=self.gamma,
-        )
         gap = 1 - aligned_giou(boxes, gts.boxes[candidates.gt])
+        classification = self._classification(predictions, candidates, gts)
         return CostTable(cost=self.reg_weight * gap + self.cls_weight * classification)
+
+    def _classification(
+        self, predictions: DensePredictions, candidates: Candidates, gts: GroundTruths
+    ) -> Tensor:
+        """(N,) focal loss over all classes, in blocks of rows: (N, C) would be the peak."""
+        cls, labels = predictions.cls.detach(), gts.labels[candidates.gt]
+        size = rows_per_block(predictions.num_classes, cls.device)
+        costs = [cls.new_zeros(0, dtype=torch.float32)]
+        for image, prior, label in zip(
+            candidates.image.split(size), candidates.prior.split(size), labels.split(size)
+        ):
+            costs.append(
+                focal_cost(
+                    cls[image, prior].float(),
+                    label,
+                    is_prob=predictions.cls_is_prob,
+                    alpha=self.alpha,
+                    gamma=self.gamma,
+                )
+            )
+        return torch.cat(costs)
 
     def assign(
         self,
@@ -189,55 +202,22 @@ class PAAAssigner:
 
 def _match(anchors: Tensor, valid: Tensor, gts: GroundTruths, threshold: float) -> Tensor:
     """(B, A) int64 owning GT over the batch, -1 for none; anchors (A, 4), valid (B, A) bool."""
+    best = torch.full(valid.shape, -1.0, device=valid.device)
     owner = torch.full(valid.shape, -1, dtype=torch.int64, device=valid.device)
-    most = max(gts.counts, default=0)
-    if most == 0 or anchors.shape[0] == 0:
-        return owner
-    # Images share one padded (images, most, A) block; large batches are split to bound memory.
-    per_block = max(1, _MAX_OVERLAPS // (most * anchors.shape[0]))
-    first = 0
-    for start in range(0, len(gts.counts), per_block):
-        counts = gts.counts[start : start + per_block]
-        boxes = gts.boxes.new_zeros(len(counts), most, 4, dtype=torch.float32)
-        exists = torch.zeros(len(counts), most, dtype=torch.bool)
-        for image, count in enumerate(counts):
-            exists[image, :count] = True
-            boxes[image, :count] = gts.boxes[first : first + count]
-            first += count
-        index = exists.flatten().cumsum(0).view(exists.shape) - 1 + (first - sum(counts))
-        owner[start : start + per_block] = _match_block(
-            anchors,
-            valid[start : start + per_block],
-            boxes,
-            exists.to(valid.device),
-            index.to(valid.device),
-            threshold,
-        )
-    return owner
-
-
-def _match_block(
-    anchors: Tensor, valid: Tensor, boxes: Tensor, exists: Tensor, index: Tensor, threshold: float
-) -> Tensor:
-    """Owners in one block of images.
-
-    Args:
-        anchors: (A, 4) xyxy.
-        valid: (b, A) bool.
-        boxes: (b, M, 4) xyxy GTs, zero-padded.
-        exists: (b, M) bool, False for padding.
-        index: (b, M) int64 GT index over the batch.
-
-    Returns:
-        (b, A) int64, -1 for none.
-    """
-    allowed = exists[:, :, None] & valid[:, None, :]  # (b, M, A)
-    iou = torch.where(allowed, pairwise_iou(boxes, anchors), -1.0)
-    best, best_slot = iou.max(dim=1)  # (b, A); the first of equal maxima
-    owner = torch.where(best >= threshold, index.gather(1, best_slot), -1)
-    attains = allowed & (iou == iou.amax(dim=2, keepdim=True))
-    # GT indices grow with the slot, so the largest index is the last GT to overwrite.
-    overwriting = torch.where(attains, index[:, :, None], -1).amax(dim=1)
+    overwriting = owner.clone()
+    for block in gt_blocks(gts, anchors.shape[0]):
+        rows, index = block.images, block.index[:, :, None]  # (b, m, 1)
+        allowed = (index >= 0) & valid[rows, None]  # (b, m, A)
+        iou = torch.where(allowed, pairwise_iou(block.boxes, anchors), -1.0)
+        highest, slot = iou.max(dim=1)  # (b, A); the first of equal maxima
+        better = highest > best[rows]  # strictly: earlier blocks hold earlier GTs
+        best[rows] = torch.where(better, highest, best[rows])
+        owner[rows] = torch.where(better, block.index.gather(1, slot), owner[rows])
+        attains = allowed & (iou == iou.amax(dim=2, keepdim=True))
+        # The largest index is the last GT to overwrite.
+        last = torch.where(attains, index, -1).amax(dim=1)
+        overwriting[rows] = torch.maximum(overwriting[rows], last)
+    owner = torch.where(best >= threshold, owner, -1)
     return torch.where(overwriting >= 0, overwriting, owner)
 
 

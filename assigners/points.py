@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assigners.boxes import aligned_giou, aligned_iou, pairwise_iou
+from assigners.boxes import aligned_giou, aligned_iou, gt_blocks, pairwise_iou, rows_per_block
 from assigners.focal import LOG_FLOOR, floored_log
 from assigners.types import Candidates, DensePredictions, GroundTruths, Priors
 
@@ -18,7 +18,6 @@ MIN_PROBABILITY = 1e-12
 """Lower bound of a probability whose logarithm is a cost."""
 COST_FORMS = ("neg_log", "one_minus")
 """How a pair's probability P of being right becomes its cost: -ln max(P, 1e-12), or 1 - P."""
-_MAX_BLOCK = 1 << 26  # elements of one temporary: 256 MiB in float32
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -33,20 +32,21 @@ def inside_candidates(priors: Priors, gts: GroundTruths) -> Candidates:
     """All pairs of a point and a GT that contains it strictly; rows sorted by (gt, prior).
 
     Invalid priors (``priors.valid``) take no part. A GT without a point inside has no row. Costs
-    one synchronisation.
+    one synchronisation (on a GPU: one per 16 million pairs of a point and a GT).
 
     Source:
         DW, AutoAssign: released code; inside means min(left, top, right, bottom) > 0.
     """
-    device, num_priors = priors.points.device, priors.num_priors
-    inside = torch.zeros(gts.num_gts, num_priors, dtype=torch.bool, device=device)
     x, y = priors.points.unbind(-1)  # (A,)
-    per_block = max(1, _MAX_BLOCK // max(1, num_priors))
-    for start in range(0, gts.num_gts, per_block):  # bounds memory, not a loop over GTs
-        x1, y1, x2, y2 = gts.boxes[start : start + per_block, :, None].unbind(1)  # (g, 1)
-        block = (x > x1) & (x < x2) & (y > y1) & (y < y2)  # (g, A)
-        inside[start : start + per_block] = block & priors.valid[gts.image[start:][:per_block]]
-    gt, prior = inside.nonzero(as_tuple=True)
+    size = rows_per_block(priors.num_priors, priors.points.device)
+    gts_of_blocks, priors_of_blocks = [gts.image[:0]], [gts.image[:0]]
+    for start in range(0, gts.num_gts, size):  # bounds memory, not a loop over GTs
+        x1, y1, x2, y2 = gts.boxes[start : start + size, :, None].unbind(1)  # (g, 1)
+        inside = (x > x1) & (x < x2) & (y > y1) & (y < y2)  # (g, A)
+        gt, prior = (inside & priors.valid[gts.image[start : start + size]]).nonzero(as_tuple=True)
+        gts_of_blocks.append(gt + start)
+        priors_of_blocks.append(prior)
+    gt, prior = torch.cat(gts_of_blocks), torch.cat(priors_of_blocks)
     return Candidates(
         image=gts.image[gt],
         gt=gt,
@@ -178,26 +178,17 @@ def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
         synchronisation.
     """
     boxes = at_least_float32(boxes.detach())
-    best = boxes.new_zeros(boxes.shape[:2])
+    best = boxes.new_full(boxes.shape[:2], -1.0)
     owner = torch.full_like(best, -1, dtype=torch.int64)
-    most, first = max(gts.counts, default=0), 0
-    if most == 0 or boxes.shape[1] == 0:
-        return best, owner
-    per_block = max(1, _MAX_BLOCK // (most * boxes.shape[1]))
-    for start in range(0, gts.num_images, per_block):
-        counts = gts.counts[start : start + per_block]
-        padded = torch.zeros(len(counts), most, 4, dtype=boxes.dtype, device=boxes.device)
-        index = torch.full((len(counts), most), -1, dtype=torch.int64)
-        for image, count in enumerate(counts):
-            padded[image, :count] = gts.boxes[first : first + count]
-            index[image, :count] = torch.arange(first, first + count)
-            first += count
-        index = index.to(boxes.device)
-        iou = pairwise_iou(padded, boxes[start : start + per_block])  # (b, M, A)
-        iou = torch.where(index[:, :, None] >= 0, iou, -1.0)
-        value, slot = iou.max(dim=1)  # the first of equal maxima
-        best[start : start + per_block] = value.clamp(min=0)
-        owner[start : start + per_block] = index.gather(1, slot)
+    for block in gt_blocks(gts, boxes.shape[1]):
+        rows = block.images
+        iou = pairwise_iou(block.boxes.to(boxes.dtype), boxes[rows])  # (b, m, A)
+        iou = torch.where(block.index[:, :, None] >= 0, iou, -1.0)
+        highest, slot = iou.max(dim=1)  # the first of equal maxima
+        better = highest > best[rows]  # strictly: earlier blocks hold earlier GTs
+        best[rows] = torch.where(better, highest, best[rows])
+        owner[rows] = torch.where(better, block.index.gather(1, slot), owner[rows])
+    best = best.clamp(min=0)
     return best, owner
 
 

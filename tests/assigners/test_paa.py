@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, is_tensor
 
-import assigners.paa
+import assigners.boxes
 from assigners import (
     Candidates,
     CostTable,
@@ -131,14 +131,18 @@ def test_rows_are_sorted_and_levels_fit() -> None:
     assert torch.equal(candidates.image, gts.image[candidates.gt])
 
 
-def test_blocks_of_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gts_per_block", [1, 2, 6])
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, gts_per_block: int) -> None:
     priors = make_priors(images=4)
     generator = torch.Generator().manual_seed(1)
     gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], [[9, 9, 70, 80]])
+    predictions = random_predictions(priors, CLASSES, generator)
     whole = PAAAssigner().candidates(priors, gts)
-    monkeypatch.setattr(assigners.paa, "_MAX_OVERLAPS", 2 * 3 * priors.num_priors)
+    cost = PAAAssigner().costs(predictions, whole, gts).cost
+    monkeypatch.setattr(assigners.boxes, "_BLOCK_ON_HOST", gts_per_block * priors.num_priors)
     split = PAAAssigner().candidates(priors, gts)
     assert torch.equal(whole.gt, split.gt) and torch.equal(whole.prior, split.prior)
+    assert torch.equal(cost, PAAAssigner().costs(predictions, split, gts).cost)
 
 
 def test_point_priors_are_refused() -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import assigners.points
+import assigners.boxes
 from assigners import DensePredictions
 from assigners.boxes import pairwise_iou
 from assigners.points import (
@@ -72,7 +72,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], [[9, 9, 70, 80]])
     boxes = random_point_predictions(priors, CLASSES, generator).boxes
     whole, overlap = inside_candidates(priors, gts), best_overlap(boxes, gts)
-    monkeypatch.setattr(assigners.points, "_MAX_BLOCK", 2 * priors.num_priors)
+    monkeypatch.setattr(assigners.boxes, "_BLOCK_ON_HOST", 2 * priors.num_priors)
     split, again = inside_candidates(priors, gts), best_overlap(boxes, gts)
     assert torch.equal(whole.gt, split.gt) and torch.equal(whole.prior, split.prior)
     assert torch.equal(overlap[0], again[0]) and torch.equal(overlap[1], again[1])

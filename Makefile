@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 DEMO_ITERATIONS ?= 400
 PYTEST_ARGS ?=
 
-.PHONY: install demo test test-fast lint format clean
+.PHONY: install demo test test-fast lint format bench bench-quick clean
 
 install: $(VENV)/installed
 
@@ -36,6 +36,12 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+bench-quick: install
+	$(BIN)/python -m benchmarks --quick
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,119 @@
+"""The iteration: ours (two actors, one thread each) against in-process peers (two threads).
+
+    colad/apart        two co-training networks over the same two as independent solo trainings at
+                       once: what co-training itself costs, i.e. the limit
+    colad/in-process   against the same networks one after the other in one process, with mmdet's
+                       mixture fit per GT and with ours
+    lad/mmdet          against mmdet's ``LAD`` detector
+
+All take turns in blocks of few iterations.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import Pair, Result
+from orchestrator.quiet import quiet_environment
+
+BLOCK = 10
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "colad_shapes.py"
+
+
+def in_turns(
+    runners: dict[str, Callable[[int], list[float]]], iterations: int
+) -> dict[str, list[float]]:
+    """Median seconds of each block of each runner, after a block of warm-up."""
+    medians: dict[str, list[float]] = {name: [] for name in runners}
+    for block in range(1 + -(-iterations // BLOCK)):
+        for name, run in runners.items():
+            seconds = statistics.median(run(BLOCK))
+            if block:
+                medians[name].append(seconds)
+    return medians
+
+
+def run(quick: bool) -> list[Result]:
+    """All pairs; ``quick``: 40 iterations of each instead of 200."""
+    quiet_environment()
+    import ray
+
+    iterations = 40 if quick else 200
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's fits that do not converge
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+        try:
+            medians = in_turns(_make_runners(Path(folder)), iterations)
+        finally:
+            ray.shutdown()
+    return _results(medians)
+
+
+def _make_runners(root: Path) -> dict[str, Callable[[int], list[float]]]:
+    from benchmarks.loops import Loop, run_together
+    from benchmarks.peers import InProcessCoLAD, MMDetLAD, make_batches
+    from orchestrator.building import build_detector, resolve_model
+    from orchestrator.config import NetworkConfig, SwitchConfig, load_config
+    from orchestrator.datasets import prepare_data
+
+    base = load_config(CONFIG, [f"data.root={root / 'shapes'}"])
+    data = prepare_data(base.data, root)
+    equal = NetworkConfig(preset="tiny_r18")
+    colad = replace(base, networks={"a": equal, "b": equal})
+    solo = replace(colad, switch=SwitchConfig(criterion="self"))
+    checkpoint = root / "teacher.pth"
+    larger = NetworkConfig(preset="tiny_r34")
+    detector, _ = build_detector("a", larger, len(data.classes), 0, classes=data.classes)
+    torch.save(detector.state_dict(), checkpoint)  # random: its time is that of a trained one
+    frozen = replace(larger, learner=False, checkpoint=str(checkpoint))
+    lad = replace(
+        colad,
+        networks={"a": frozen, "b": equal},
+        switch=SwitchConfig(criterion="fixed", teacher="a"),
+    )
+    singles = [Loop(replace(solo, networks={name: equal}), data) for name in ("a", "b")]
+    ours, taught = Loop(colad, data), Loop(lad, data)
+    batches = make_batches(colad, data)
+    whole = replace(colad, resources=replace(colad.resources, threads=2))
+    with_fit = InProcessCoLAD(whole, data, batches, loop_fit=True)
+    without = InProcessCoLAD(whole, data, batches, loop_fit=False)
+    student, teacher = (
+        resolve_model(name, lad.networks[name], len(data.classes)) for name in ("b", "a")
+    )
+    mmdet_lad = MMDetLAD(lad, student, teacher, batches)
+    torch.set_num_threads(2)
+    return {
+        "colad": ours.run,
+        "apart": lambda count: run_together(singles, count),
+        "in-process": with_fit.run,
+        "in-process, our fit": without.run,
+        "lad": taught.run,
+        "mmdet LAD": mmdet_lad.run,
+    }
+
+
+def _results(medians: dict[str, list[float]]) -> list[Result]:
+    def pair(ours: str, peer: str) -> Any:
+        return Pair(ours=medians[ours], peer=medians[peer])
+
+    return [
+        pair("colad", "apart").result(
+            "iteration/colad-over-apart",
+            goal=1.03,
+            better="lower",
+            note="the limit: the same networks trained apart at once",
+        ),
+        pair("colad", "in-process").result("iteration/colad-vs-in-process", goal=1.6),
+        pair("colad", "in-process, our fit").result(
+            "iteration/colad-vs-in-process-our-fit", goal=None
+        ),
+        pair("lad", "mmdet LAD").result("iteration/lad-vs-mmdet", goal=1.2),
+    ]

@@ -1,0 +1,105 @@
+"""Trainings to be timed: our networks in Ray actors, driven as a run drives them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from assigners.types import Step
+from orchestrator.actors import (
+    ActorFeed,
+    ActorNetwork,
+    FeederProcess,
+    NetworkProcess,
+    get_all,
+    locate,
+)
+from orchestrator.config import NetworkConfig, RunConfig, SwitchConfig, load_config
+from orchestrator.datasets import PreparedData, prepare_data
+from orchestrator.iteration import cotrain_iteration
+from orchestrator.step import NetworkSpec
+
+CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "colad_shapes.py"
+LOOKAHEAD = 2
+
+
+class Loop:
+    """One training of one or more networks: its actors and its driving loop."""
+
+    def __init__(self, config: RunConfig, data: PreparedData) -> None:
+        self.config = config
+        feeder = ray.remote(FeederProcess).options(num_cpus=0).remote()
+        get_all([feeder.build.remote(config, data, 0)], {})
+        self.feed = ActorFeed([{"": feeder}], config.feed.prefetch)
+        self.networks = [self._start(name, data) for name in config.networks]
+        self.done = 0
+
+    def _start(self, name: str, data: PreparedData) -> ActorNetwork:
+        actor = ray.remote(NetworkProcess).options(num_cpus=0).remote()
+        spec = NetworkSpec(
+            name=name,
+            config=self.config,
+            data=data,
+            iterations_per_epoch=64,
+            max_iterations=100_000,
+        )
+        network = ActorNetwork(spec, [actor], locate(name, [actor]))
+        get_all(network.build(), {})
+        return network
+
+    def run(self, iterations: int) -> list[float]:
+        """Seconds between the ends of successive iterations."""
+        pending: deque[Any] = deque()
+        ends = [time.perf_counter()]
+        for index in range(iterations):
+            step = Step(iteration=self.done + index, max_iterations=100_000)
+            batches = self.feed.batches(self.done + index)
+            pending.append(cotrain_iteration(batches, self.networks, step))
+            if len(pending) == LOOKAHEAD:
+                self._collect(pending.popleft(), ends)
+        while pending:
+            self._collect(pending.popleft(), ends)
+        self.done += iterations
+        return [after - before for before, after in zip(ends, ends[1:])]
+
+    @staticmethod
+    def _collect(record: Any, ends: list[float]) -> None:
+        get_all([handle for handles in record.handles.values() for handle in handles], {})
+        ends.append(time.perf_counter())
+
+
+def run_together(loops: Sequence[Loop], iterations: int) -> list[float]:
+    """All loops at once, each in a thread; the seconds of all their iterations."""
+    seconds: list[list[float]] = [[] for _ in loops]
+
+    def drive(index: int) -> None:
+        seconds[index] = loops[index].run(iterations)
+
+    threads = [threading.Thread(target=drive, args=(i,)) for i in range(len(loops))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [value for own in seconds for value in own]
+
+
+def make_loops(root: Path) -> dict[str, list[Loop]]:
+    """Two equal networks: co-training, apart, and side by side in one run."""
+    base = load_config(CONFIG, [f"data.root={root / 'shapes'}"])
+    data = prepare_data(base.data, root)
+    equal = NetworkConfig(preset="tiny_r18")
+    base = replace(base, networks={"a": equal, "b": equal})
+    solo = replace(base, switch=SwitchConfig(criterion="self"))
+    singles = [replace(solo, networks={name: equal}) for name in ("a", "b")]
+    return {
+        "colad": [Loop(base, data)],
+        "apart": [Loop(single, data) for single in singles],
+        "shared": [Loop(solo, data)],
+    }

@@ -1,0 +1,177 @@
+"""What co-training is compared with: one process that runs its networks one after the other.
+
+The peers get their batches ready made, so that only networks, assignment and learning are timed;
+ours pays for its feed as well.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from assigners import Candidates, CostTable, GroundTruths, HardAssignment, PAAAssigner, Priors, Step
+from orchestrator.batch import Batch, unpack_gts, unpack_images
+from orchestrator.building import build_optimizer, register_mmdet
+from orchestrator.config import RunConfig
+from orchestrator.datasets import PreparedData, build_dataset
+from orchestrator.feed import Feeder, batch_order
+from orchestrator.iteration import cotrain_iteration
+from orchestrator.local import LocalNetwork
+from orchestrator.step import NetworkSpec
+
+READY_BATCHES = 16
+
+
+def make_batches(config: RunConfig, data: PreparedData) -> list[Batch]:
+    """The run's first batches."""
+    dataset = build_dataset(config.data, data.train, data.classes, train=True)
+    feeder = Feeder(dataset, batch_order(config, dataset), seed=config.seed, workers=0)
+    return [feeder.batch(position) for position in range(READY_BATCHES)]
+
+
+class LoopMixturePAA(PAAAssigner):
+    """PAA as mmdet assigns: one scikit-learn mixture per GT, in a Python loop."""
+
+    def assign(
+        self,
+        table: CostTable,
+        candidates: Candidates,
+        priors: Priors,
+        gts: GroundTruths,
+        *,
+        num_classes: int,
+        step: Step | None = None,
+        live: CostTable | None = None,
+    ) -> HardAssignment:
+        """Labels of mmdet's ``paa_reassign``, image by image."""
+        from mmdet.models.dense_heads.paa_head import PAAHead
+
+        head = PAAHead(num_classes=num_classes, in_channels=32, feat_channels=32, stacked_convs=0)
+        assert priors.boxes is not None
+        anchors = list(priors.boxes.split(priors.level_sizes))
+        labels = torch.full_like(priors.valid, num_classes, dtype=torch.int64)
+        owner = torch.full_like(labels, -1)
+        owner[candidates.image, candidates.prior] = candidates.gt
+        first = 0
+        for image, count in enumerate(gts.counts):
+            rows = (candidates.image == image).nonzero().flatten()
+            rows = rows[candidates.prior[rows].argsort()]
+            prior, gt = candidates.prior[rows], candidates.gt[rows]
+            before = labels[image].clone()
+            before[prior] = gts.labels[gt]
+            weights = torch.ones(len(before)), torch.ones(len(before), 4)
+            found = head.paa_reassign(
+                table.cost[rows], before, *weights, prior, gt - first, anchors
+            )
+            labels[image] = found[0]
+            first += count
+        positive = (labels != num_classes).flatten().nonzero().flatten()
+        pos_gt = owner.flatten()[positive]
+        return HardAssignment(
+            labels=labels,
+            label_weights=priors.valid.float(),
+            pos_inds=positive,
+            pos_gt=pos_gt,
+            box_targets=gts.boxes[pos_gt],
+        )
+
+
+class InProcessCoLAD:
+    """The run's networks in this process, one after the other, with all threads for each."""
+
+    def __init__(
+        self, config: RunConfig, data: PreparedData, batches: Sequence[Batch], *, loop_fit: bool
+    ) -> None:
+        self.batches, self.done = batches, 0
+        self.networks = [
+            LocalNetwork(
+                NetworkSpec(
+                    name=name,
+                    config=config,
+                    data=data,
+                    iterations_per_epoch=64,
+                    max_iterations=100_000,
+                )
+            )
+            for name in config.networks
+        ]
+        if loop_fit:
+            for network in self.networks:
+                network.network.assigner = LoopMixturePAA()
+
+    def run(self, iterations: int) -> list[float]:
+        """Seconds of each iteration."""
+        seconds = []
+        for _ in range(iterations):
+            start = time.perf_counter()
+            step = Step(iteration=self.done, max_iterations=100_000)
+            batch = self.batches[self.done % len(self.batches)]
+            cotrain_iteration([batch], self.networks, step)
+            self.done += 1
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+class MMDetLAD:
+    """mmdet's ``LAD`` detector: teacher and student in one module, one after the other."""
+
+    def __init__(
+        self, config: RunConfig, student: dict[str, Any], teacher: dict[str, Any], batches: Any
+    ) -> None:
+        from mmdet.registry import MODELS
+
+        register_mmdet()
+        head = dict(student["bbox_head"], type="LADHead")
+        model = dict(
+            student,
+            type="LAD",
+            bbox_head=head,
+            teacher_backbone=teacher["backbone"],
+            teacher_neck=teacher["neck"],
+            teacher_bbox_head=dict(teacher["bbox_head"], type="LADHead"),
+        )
+        self.detector: Any = MODELS.build(model)
+        self.detector.train()
+        name = next(name for name, network in config.networks.items() if network.learner)
+        self.optimizer = build_optimizer(self.detector, config.networks[name], config.train, name)
+        self.clip = config.train.clip_grad
+        self.inputs = [self._prepare(batch) for batch in batches]
+        self.done = 0
+
+    def _prepare(self, batch: Batch) -> tuple[Tensor, Any]:
+        """Normalised images and mmdet's samples."""
+        from mmdet.structures import DetDataSample
+        from mmengine.structures import InstanceData
+
+        gts = unpack_gts(batch, torch.device("cpu"))
+        samples = []
+        for image, meta in enumerate(batch.metas):
+            mine = gts.image == image
+            instances = InstanceData(bboxes=gts.boxes[mine], labels=gts.labels[mine])
+            sample = DetDataSample(metainfo=dict(meta))
+            sample.gt_instances = instances
+            sample.ignored_instances = InstanceData(bboxes=gts.boxes[:0], labels=gts.labels[:0])
+            samples.append(sample)
+        data = dict(inputs=unpack_images(batch), data_samples=samples)
+        processed = self.detector.data_preprocessor(data, training=True)
+        return processed["inputs"], processed["data_samples"]
+
+    def run(self, iterations: int) -> list[float]:
+        """Seconds of each iteration."""
+        seconds = []
+        for _ in range(iterations):
+            start = time.perf_counter()
+            images, samples = self.inputs[self.done % len(self.inputs)]
+            loss, _ = self.detector.parse_losses(self.detector.loss(images, samples))
+            self.optimizer.zero_grad()
+            loss.backward()
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.detector.parameters(), self.clip)
+            self.optimizer.step()
+            self.done += 1
+            seconds.append(time.perf_counter() - start)
+        return seconds

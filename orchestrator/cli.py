@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from orchestrator.errors import ConfigError, CoTrainError
 from orchestrator.quiet import quiet_environment
@@ -174,6 +175,89 @@ def export(
 
     config_path, weights_path = export_network(run, network, out)
     console.print(f"{escape(str(config_path))}\n{escape(str(weights_path))}", soft_wrap=True)
+
+
+@app.command()
+def tune(
+    space: Annotated[
+        str | None, typer.Argument(help="Which space, dw-table2 for example.", show_default=False)
+    ] = None,
+    more: MoreArgument = None,
+    set_: SetOption = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show all spaces.")] = False,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="Start from this configuration. [default: the space's tiny one]"),
+    ] = None,
+    work_dir: Annotated[
+        Path | None, typer.Option(help="Sweep directory. [default: runs/SPACE]")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of every setting.")] = 1,
+    samples: Annotated[int, typer.Option(help="Settings of a search.")] = 8,
+    scheduler: Annotated[
+        str, typer.Option(help="Ends weak trials early: none, asha or median.")
+    ] = "none",
+    concurrency: Annotated[
+        int | None, typer.Option(help="Trials at once. [default: what fits]")
+    ] = None,
+    gpus_per_network: Annotated[
+        float | None, typer.Option(help="GPUs, or a share of one, for every network.")
+    ] = None,
+    max_iterations: Annotated[int | None, typer.Option(help="Length of every trial.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep there.")] = False,
+    address: Annotated[str | None, typer.Option(help="Ray cluster, host:port.")] = None,
+) -> None:
+    """Sweep a table of a paper, or search around a method's defaults."""
+    from orchestrator.sweep.launch import launch_sweep
+    from orchestrator.sweep.plan import SweepOptions, plan_sweep
+    from orchestrator.sweep.results import list_spaces, report_sweep
+
+    if list_:
+        table = Table("space", "trials", "title", box=None)
+        for row in list_spaces():
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    if space is None:
+        raise ConfigError("which space? `colad tune --list` shows all")
+    options = SweepOptions(
+        config=config,
+        overrides=_overrides(set_, more),
+        seeds=seeds,
+        samples=samples,
+        max_iterations=max_iterations,
+        gpus_per_network=gpus_per_network,
+    )
+    plan = plan_sweep(space, options)
+    sweep_dir = work_dir or Path("runs") / space
+    console.print(f"{space}: {len(plan.trials)} trials -> {escape(str(sweep_dir))}")
+    result = launch_sweep(
+        plan,
+        sweep_dir,
+        resume=resume,
+        address=address,
+        scheduler=scheduler,
+        concurrency=concurrency,
+        say=lambda line: console.print(escape(line), soft_wrap=True),
+    )
+    console.print(escape(report_sweep(result.sweep_dir).text), soft_wrap=True)
+    if result.interrupted:
+        console.print("stopped; go on with: the same command and --resume")
+        raise typer.Exit(130)
+
+
+@app.command()
+def report(
+    sweep: Annotated[Path, typer.Argument(help="Sweep directory.")],
+) -> None:
+    """Table, figures and best configuration of a sweep, also while it runs."""
+    from orchestrator.sweep.results import report_sweep
+
+    written = report_sweep(sweep)
+    console.print(escape(written.text), soft_wrap=True)
+    for path in (written.results, written.table, written.best, *written.figures):
+        if path is not None:
+            console.print(escape(str(path)), soft_wrap=True)
 
 
 @app.command()

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
     run_dir = Path(params["run_dir"])
     board = find_monitor(str(run_dir))
     try:
-        outcome = _run(run_dir, board)
+        outcome = run_trial(run_dir, board, save_checkpoint=_report_checkpoint)
     except NetworkLostError as error:
         ray.get(board.message.remote(f"{error}; going on from the last checkpoint"))
         raise
@@ -84,7 +84,24 @@ def _conclude(board: Any, outcome: str, error: str) -> None:
     raise RuntimeError(f"the run has {outcome}, and no launcher ended it: {error}")
 
 
-def _run(run_dir: Path, board: Any) -> Outcome:
+def run_trial(
+    run_dir: Path,
+    board: Any,
+    *,
+    save_checkpoint: Callable[[Mapping[str, bytes], CheckpointState], None],
+    evaluated: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None,
+) -> Outcome:
+    """One run, from its newest checkpoint or from the start, in actors of this placement group.
+
+    Args:
+        run_dir: holds the resolved ``config.py`` and ``data.json``.
+        board: a ``RunMonitor`` actor.
+        save_checkpoint: makes one consistent moment durable beneath ``run_dir / "checkpoints"``.
+        evaluated: told the iteration and every network's metrics after each evaluation.
+
+    Raises:
+        CoTrainError: as ``colad train``.
+    """
     config = load_config(run_dir / "config.py")
     data = load_prepared(run_dir / "data.json")
     plan = plan_placement(config)
@@ -110,8 +127,9 @@ def _run(run_dir: Path, board: Any) -> Outcome:
         run_log,
         Hooks(
             resolve=lambda handles: get_all(handles, owners),
-            save_checkpoint=_save_checkpoint,
+            save_checkpoint=save_checkpoint,
             report=_Reporter(board),
+            evaluated=evaluated,
         ),
     )
     trainer.check()
@@ -247,7 +265,7 @@ def _warner(board: Any) -> Any:
     return warn
 
 
-def _save_checkpoint(parts: Mapping[str, bytes], state: CheckpointState) -> None:
+def _report_checkpoint(parts: Mapping[str, bytes], state: CheckpointState) -> None:
     """Hand one consistent moment to Tune, which copies it into the run's storage."""
     staging = Path(tempfile.mkdtemp(prefix="colad-checkpoint-"))
     try:

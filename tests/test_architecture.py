@@ -18,7 +18,15 @@ ALLOWED = {
     "jobs": {"orchestrator"},
 }
 ASSIGNER_LIBRARIES = {"torch", "numpy"}
-RAY_MODULES = {"actors.py", "controller.py", "launcher.py", "monitor.py", "preflight.py"}
+RAY_MODULES = {
+    "actors.py",
+    "controller.py",
+    "launch.py",
+    "launcher.py",
+    "monitor.py",
+    "preflight.py",
+    "trial.py",
+}
 
 
 def imports_of(path: Path) -> set[str]:

@@ -1,0 +1,1 @@
+"""Sweeps: many co-training runs as trials of one Tune experiment, and what they found."""

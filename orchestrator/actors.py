@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -25,6 +25,10 @@ from orchestrator.ranks import RankGroup, free_address
 from orchestrator.step import NetworkSpec, StepResult
 from orchestrator.torch_state import resolve_device
 from orchestrator.weights import deserialise, serialise
+
+ACTOR_OPTIONS: dict[str, Any] = dict(max_restarts=0, enable_task_events=False)
+"""Of every network and feeder: Tune restarts a run whole, and a record in Ray's task table of every
+call would cost some percent of a large run and fill its control store."""
 
 
 class NetworkProcess:
@@ -69,19 +73,21 @@ class NetworkProcess:
         assert self.network is not None, "build comes first"
         return self.network
 
-    def begin_step(self, batch: Any, step: Step) -> tuple[Any, ...]:
+    def begin_step(self, batch: Any, step: dict[str, int]) -> PackedTable | None:
         """See ``Network.begin_step``.
 
-        The table goes into the object store and only its reference, in a tuple, leaves as the
-        result: small values would otherwise travel through the controller.
-        """
-        packed = self._network().begin_step(batch, step)
-        return () if packed is None else (ray.put(packed),)
+        A table above Ray's 100 kB lies in the object store and is read from there. A smaller one
+        rides, still packed, in the messages to and from the controller: half the work of an object
+        of its own, whose owner, borrowers and store would have to be told of its end.
 
-    def finish_step(self, want_sample: bool, *tables: tuple[Any, ...]) -> StepResult:
+        Args:
+            step: the fields of ``Step``; plain numbers need no pickling.
+        """
+        return self._network().begin_step(batch, Step(**step))
+
+    def finish_step(self, want_sample: bool, *tables: PackedTable) -> StepResult:
         """See ``Network.finish_step``. Waits for: every other network's ``begin_step``."""
-        packed: list[PackedTable] = ray.get([reference for (reference,) in tables])
-        return self._network().finish_step(packed, want_sample=want_sample)
+        return self._network().finish_step(tables, want_sample=want_sample)
 
     def predict(self, num_shards: int) -> Detections:
         return self._network().predict(num_shards=num_shards)
@@ -144,8 +150,9 @@ class ActorNetwork:
         self.nodes = [str(place["node_id"]) for place in places]
 
     def begin_step(self, batches: Sequence[ShardBatch], step: Step) -> list[Any]:
+        fields = asdict(step)
         return [
-            actor.begin_step.remote(batch.on(node), step)
+            actor.begin_step.remote(batch.on(node), fields)
             for actor, node, batch in zip(self.actors, self.nodes, batches)
         ]
 

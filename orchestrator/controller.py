@@ -23,6 +23,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from orchestrator.actors import (
+    ACTOR_OPTIONS,
     ActorFeed,
     ActorNetwork,
     FeederProcess,
@@ -240,7 +241,7 @@ def _options(plan: PlacementPlan, bundle: int) -> dict[str, Any]:
     return dict(
         num_cpus=asked.get("CPU", 0.0),
         num_gpus=asked.get("GPU", 0.0),
-        max_restarts=0,
+        **ACTOR_OPTIONS,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=bundle
         ),

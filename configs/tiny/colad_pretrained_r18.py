@@ -1,0 +1,4 @@
+# CoLAD in which the smaller network starts from trained weights:
+# --set networks.r18.checkpoint=WEIGHTS.pth
+_base_ = ["./colad.py"]
+networks = dict(r18=dict(checkpoint="work/r18.pth"))

@@ -90,7 +90,7 @@ def run_trial(
     board: Any,
     *,
     save_checkpoint: Callable[[Mapping[str, bytes], CheckpointState], None],
-    evaluated: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None,
+    evaluated: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """One run, from its newest checkpoint or from the start, in actors of this placement group.
 
@@ -98,7 +98,7 @@ def run_trial(
         run_dir: holds the resolved ``config.py`` and ``data.json``.
         board: a ``RunMonitor`` actor.
         save_checkpoint: makes one consistent moment durable beneath ``run_dir / "checkpoints"``.
-        evaluated: told the iteration and every network's metrics after each evaluation.
+        evaluated: told after each evaluation of the learners.
 
     Raises:
         CoTrainError: as ``colad train``.

@@ -86,8 +86,8 @@ class Hooks:
     """Make the parts and their state durable as one checkpoint."""
     report: Callable[[Progress], bool]
     """Publish progress; returns whether the run is asked to stop."""
-    evaluated: Callable[[int, Mapping[str, Mapping[str, float]]], None] | None = None
-    """Told the iteration and every network's metrics after each evaluation of the learners."""
+    evaluated: Callable[[Progress], None] | None = None
+    """Told after each evaluation of the learners."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ class CoTrainer:
     def _evaluate_learners(self) -> None:
         self._evaluate([network for network in self.networks if network.learner])
         if self.hooks.evaluated is not None:
-            self.hooks.evaluated(self.iteration, self.evaluations)
+            self.hooks.evaluated(self.progress())
 
     def _end(self, pending: deque[list[IterationRecord]]) -> Outcome:
         if self.iteration == self.plan.max_iterations and not self._stop:

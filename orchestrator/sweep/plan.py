@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,6 +224,8 @@ def resolve(path: Path, overrides: Sequence[str], params: Mapping[str, Any]) -> 
     Raises:
         ConfigError: as ``load_config``, naming the fields that were set.
     """
+    plain = [item for item in overrides if not item.strip().startswith("networks.")]
+    overrides = for_networks(overrides, load_config(path, plain).networks)
     learners = load_config(path, overrides).learners
     items = [
         f"{name}={value!r}" for field, value in params.items() for name in expand(field, learners)
@@ -232,6 +234,20 @@ def resolve(path: Path, overrides: Sequence[str], params: Mapping[str, Any]) -> 
         return load_config(path, [*overrides, *items])
     except ConfigError as error:
         raise ConfigError(f"{path.stem} with {', '.join(items) or 'no change'}: {error}") from error
+
+
+def for_networks(overrides: Sequence[str], networks: Collection[str]) -> list[str]:
+    """The overrides without those of networks that this configuration does not have.
+
+    The lines of one table may be runs of different networks, and ``networks.teacher.checkpoint``,
+    say, is for those with a teacher.
+    """
+    kept = []
+    for item in overrides:
+        parts = item.strip().split(".", 2)
+        if parts[0] != "networks" or len(parts) < 3 or parts[1] in networks:
+            kept.append(item)
+    return kept
 
 
 def expand(field: str, learners: Sequence[str]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from ray import tune
 from orchestrator.checkpoints import CheckpointState, find_checkpoints, write_checkpoint
 from orchestrator.controller import FAREWELL_S, run_trial
 from orchestrator.errors import CoTrainError, NetworkLostError
+from orchestrator.live_view import Progress
 from orchestrator.monitor import create_monitor
 from orchestrator.runlog import read_log
 from orchestrator.sweep.status import FAILED, FINISHED, TrialStatus, read_status, write_status
@@ -57,8 +58,10 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
         write_checkpoint(folder / f"iteration_{state.iteration:09d}", parts, state)
         _prune(folder, params["keep"])
 
-    def evaluated(iteration: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        tune.report(_report(iteration, metrics[network]))
+    def evaluated(progress: Progress) -> None:
+        if progress.iteration == progress.max_iterations:  # a scheduler may stop it at the report
+            _end(run_dir, started)
+        tune.report(_report(progress.iteration, progress.evaluations[network]))
 
     reason = ""
     try:
@@ -73,11 +76,15 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
         reason = traceback.format_exc()
     finally:
         ray.kill(board)
-    seconds = time.monotonic() - started
-    end = TrialStatus(outcome=FAILED if reason else FINISHED, reason=reason, seconds=seconds)
-    write_status(run_dir, end)
+    _end(run_dir, started, reason)
     if reason:
         raise TrialFailed(reason)
+
+
+def _end(run_dir: Path, started: float, reason: str = "") -> None:
+    seconds = time.monotonic() - started
+    outcome = FAILED if reason else FINISHED
+    write_status(run_dir, TrialStatus(outcome=outcome, reason=reason, seconds=seconds))
 
 
 def _await_end(board: Any) -> None:

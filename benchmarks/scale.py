@@ -26,6 +26,8 @@ NAMES = ("a", "b")
 TABLE_BYTES = 20_000
 """Costs of a shard with some 50 GTs."""
 BATCH_BYTES = 200_000
+SHARDS_PER_FEEDER = 8
+"""A real run has one feeder per shard; here idle processes alone would take half a core."""
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 GOAL_RANKS, GOAL = 32, 0.05
 WARM_UP = 4
@@ -66,7 +68,8 @@ class Cast:
         network = ray.remote(SleepingNetwork).options(num_cpus=0, **ACTOR_OPTIONS)
         feeder = ray.remote(SleepingFeeder).options(num_cpus=0, **ACTOR_OPTIONS)
         while len(self.feeders) < ranks:
-            self.feeders.append(feeder.remote(BATCH_BYTES))
+            shared = len(self.feeders) % SHARDS_PER_FEEDER
+            self.feeders.append(self.feeders[-1] if shared else feeder.remote(BATCH_BYTES))
             new = [self.feeders[-1].batch.remote(0)]
             for name, actors in self.networks.items():
                 actor = network.remote(PHASES, TABLE_BYTES, _result(name, len(actors)))

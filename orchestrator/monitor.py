@@ -68,7 +68,7 @@ def create_monitor(run_dir: str) -> Any:
     """
     import ray
 
-    actor = ray.remote(num_cpus=0, max_concurrency=4)(RunMonitor)
+    actor = ray.remote(num_cpus=0, max_concurrency=4, enable_task_events=False)(RunMonitor)
     return actor.options(name=monitor_name(run_dir), namespace=NAMESPACE).remote()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tune_spaces.space import Row, Space
-
-HEAD = "networks.*.model.bbox_head"
+from tune_spaces.space import Row, Space, assigner, figures, head
 
 TABLES: tuple[Space, ...] = (
     Space(
@@ -14,20 +12,11 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"branch": ""},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                set={f"{HEAD}.objectness": "centerness"},
-                paper={"AP": 39.8, "AP50": 60.4, "AP75": 43.2},
-            ),
-            Row(
-                set={f"{HEAD}.objectness": "implicit"},
-                paper={"AP": 40.1, "AP50": 60.5, "AP75": 43.8},
-            ),
-            Row(set={f"{HEAD}.objectness": "none"}, paper={"AP": 39.5, "AP50": 59.9, "AP75": 43.5}),
-            Row(set={f"{HEAD}.objectness": "ipb"}, paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6}),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=head(objectness="centerness"), paper=figures(39.8, 60.4, 43.2)),
+            Row(set=head(objectness="implicit"), paper=figures(40.1, 60.5, 43.8)),
+            Row(set=head(objectness="none"), paper=figures(39.5, 59.9, 43.5)),
+            Row(set=head(objectness="ipb"), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -37,22 +26,10 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"confidence": "assigner.confidence", "weight": "assigner.weight"},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                set={"assigner.confidence": True, "assigner.weight": False},
-                paper={"AP": 38.9, "AP50": 57.9, "AP75": 41.8},
-            ),
-            Row(
-                set={"assigner.confidence": False, "assigner.weight": True},
-                paper={"AP": 10.5, "AP50": 28.4, "AP75": 19.7},
-            ),
-            Row(
-                set={"assigner.confidence": True, "assigner.weight": True},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
-            ),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=assigner(confidence=True, weight=False), paper=figures(38.9, 57.9, 41.8)),
+            Row(set=assigner(confidence=False, weight=True), paper=figures(10.5, 28.4, 19.7)),
+            Row(set=assigner(confidence=True, weight=True), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -62,22 +39,10 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"use_p_cls": "assigner.use_p_cls", "use_p_loc": "assigner.use_p_loc"},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                set={"assigner.use_p_cls": True, "assigner.use_p_loc": False},
-                paper={"AP": 27.5, "AP50": 44.8, "AP75": 30.1},
-            ),
-            Row(
-                set={"assigner.use_p_cls": False, "assigner.use_p_loc": True},
-                paper={"AP": 30.4, "AP50": 47.5, "AP75": 33.6},
-            ),
-            Row(
-                set={"assigner.use_p_cls": True, "assigner.use_p_loc": True},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
-            ),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=assigner(use_p_cls=True, use_p_loc=False), paper=figures(27.5, 44.8, 30.1)),
+            Row(set=assigner(use_p_cls=False, use_p_loc=True), paper=figures(30.4, 47.5, 33.6)),
+            Row(set=assigner(use_p_cls=True, use_p_loc=True), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -87,343 +52,91 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"combine": "assigner.combine", "beta": "assigner.beta", "alpha": "assigner.alpha"},
         rows=(
-            Row(paper={"AP": 37.0}, skip="FCOS is not a method of this project"),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 0.2},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 0.4},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 0.6},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 0.8},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 1.0},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 1.2},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.0, "assigner.alpha": 1.4},
-                paper={"AP": 10.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 0.2},
-                paper={"AP": 38.9},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 0.4},
-                paper={"AP": 39.4},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 0.6},
-                paper={"AP": 39.6},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 0.8},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 1.0},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 1.2},
-                paper={"AP": 39.9},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.2, "assigner.alpha": 1.4},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 0.2},
-                paper={"AP": 39.9},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 0.4},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 0.6},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 0.8},
-                paper={"AP": 40.4},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 1.0},
-                paper={"AP": 40.4},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 1.2},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.4, "assigner.alpha": 1.4},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 0.2},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 0.4},
-                paper={"AP": 40.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 0.6},
-                paper={"AP": 40.6},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 0.8},
-                paper={"AP": 40.9},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 1.0},
-                paper={"AP": 40.8},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 1.2},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.6, "assigner.alpha": 1.4},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 0.2},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 0.4},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 0.6},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 0.8},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 1.0},
-                paper={"AP": 40.3},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 1.2},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 0.8, "assigner.alpha": 1.4},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 0.2},
-                paper={"AP": 38.9},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 0.4},
-                paper={"AP": 39.0},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 0.6},
-                paper={"AP": 39.4},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 0.8},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 1.0},
-                paper={"AP": 39.1},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 1.2},
-                paper={"AP": 38.8},
-            ),
-            Row(
-                set={"assigner.combine": "mul", "assigner.beta": 1.0, "assigner.alpha": 1.4},
-                paper={"AP": 38.7},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 0.2},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 0.4},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 0.6},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 0.8},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 1.0},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 1.2},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.0, "assigner.alpha": 1.4},
-                paper={"AP": 9.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 0.2},
-                paper={"AP": 38.5},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 0.4},
-                paper={"AP": 39.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 0.6},
-                paper={"AP": 39.9},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 0.8},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 1.0},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 1.2},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.2, "assigner.alpha": 1.4},
-                paper={"AP": 39.4},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 0.2},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 0.4},
-                paper={"AP": 39.9},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 0.6},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 0.8},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 1.0},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 1.2},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.4, "assigner.alpha": 1.4},
-                paper={"AP": 39.7},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 0.2},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 0.4},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 0.6},
-                paper={"AP": 40.5},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 0.8},
-                paper={"AP": 40.5},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 1.0},
-                paper={"AP": 40.6},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 1.2},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.6, "assigner.alpha": 1.4},
-                paper={"AP": 39.9},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 0.2},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 0.4},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 0.6},
-                paper={"AP": 40.3},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 0.8},
-                paper={"AP": 40.4},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 1.0},
-                paper={"AP": 40.4},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 1.2},
-                paper={"AP": 40.3},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 0.8, "assigner.alpha": 1.4},
-                paper={"AP": 40.0},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 0.2},
-                paper={"AP": 39.5},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 0.4},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 0.6},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 0.8},
-                paper={"AP": 40.2},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 1.0},
-                paper={"AP": 40.1},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 1.2},
-                paper={"AP": 39.8},
-            ),
-            Row(
-                set={"assigner.combine": "add", "assigner.beta": 1.0, "assigner.alpha": 1.4},
-                paper={"AP": 39.5},
-            ),
+            Row(paper=figures(37.0), skip="FCOS is not a method of this project"),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=0.2), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=0.4), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=0.6), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=0.8), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=1.0), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=1.2), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.0, alpha=1.4), paper=figures(10.5)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=0.2), paper=figures(38.9)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=0.4), paper=figures(39.4)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=0.6), paper=figures(39.6)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=0.8), paper=figures(40.1)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=1.0), paper=figures(40.0)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=1.2), paper=figures(39.9)),
+            Row(set=assigner(combine="mul", beta=0.2, alpha=1.4), paper=figures(39.5)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=0.2), paper=figures(39.9)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=0.4), paper=figures(40.1)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=0.6), paper=figures(40.2)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=0.8), paper=figures(40.4)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=1.0), paper=figures(40.4)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=1.2), paper=figures(40.1)),
+            Row(set=assigner(combine="mul", beta=0.4, alpha=1.4), paper=figures(39.8)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=0.2), paper=figures(40.2)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=0.4), paper=figures(40.5)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=0.6), paper=figures(40.6)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=0.8), paper=figures(40.9)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=1.0), paper=figures(40.8)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=1.2), paper=figures(40.2)),
+            Row(set=assigner(combine="mul", beta=0.6, alpha=1.4), paper=figures(39.5)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=0.2), paper=figures(39.5)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=0.4), paper=figures(39.8)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=0.6), paper=figures(40.1)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=0.8), paper=figures(40.2)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=1.0), paper=figures(40.3)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=1.2), paper=figures(40.0)),
+            Row(set=assigner(combine="mul", beta=0.8, alpha=1.4), paper=figures(39.8)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=0.2), paper=figures(38.9)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=0.4), paper=figures(39.0)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=0.6), paper=figures(39.4)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=0.8), paper=figures(39.5)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=1.0), paper=figures(39.1)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=1.2), paper=figures(38.8)),
+            Row(set=assigner(combine="mul", beta=1.0, alpha=1.4), paper=figures(38.7)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=0.2), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=0.4), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=0.6), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=0.8), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=1.0), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=1.2), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.0, alpha=1.4), paper=figures(9.8)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=0.2), paper=figures(38.5)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=0.4), paper=figures(39.0)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=0.6), paper=figures(39.9)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=0.8), paper=figures(40.0)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=1.0), paper=figures(39.8)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=1.2), paper=figures(39.5)),
+            Row(set=assigner(combine="add", beta=0.2, alpha=1.4), paper=figures(39.4)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=0.2), paper=figures(39.8)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=0.4), paper=figures(39.9)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=0.6), paper=figures(40.1)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=0.8), paper=figures(40.1)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=1.0), paper=figures(40.2)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=1.2), paper=figures(40.0)),
+            Row(set=assigner(combine="add", beta=0.4, alpha=1.4), paper=figures(39.7)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=0.2), paper=figures(40.0)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=0.4), paper=figures(40.2)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=0.6), paper=figures(40.5)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=0.8), paper=figures(40.5)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=1.0), paper=figures(40.6)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=1.2), paper=figures(40.2)),
+            Row(set=assigner(combine="add", beta=0.6, alpha=1.4), paper=figures(39.9)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=0.2), paper=figures(39.8)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=0.4), paper=figures(40.0)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=0.6), paper=figures(40.3)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=0.8), paper=figures(40.4)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=1.0), paper=figures(40.4)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=1.2), paper=figures(40.3)),
+            Row(set=assigner(combine="add", beta=0.8, alpha=1.4), paper=figures(40.0)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=0.2), paper=figures(39.5)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=0.4), paper=figures(39.8)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=0.6), paper=figures(40.1)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=0.8), paper=figures(40.2)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=1.0), paper=figures(40.1)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=1.2), paper=figures(39.8)),
+            Row(set=assigner(combine="add", beta=1.0, alpha=1.4), paper=figures(39.5)),
         ),
         note=(
             "The text reads as if beta were the exponent of the box: --set "
@@ -435,27 +148,27 @@ TABLES: tuple[Space, ...] = (
         paper="ala",
         title="VI: centre and shape weighting",
         base="ala",
-        fields={"center_weight": "assigner.center_weight", "shape_weight": f"{HEAD}.shape_blur"},
+        fields={
+            "center_weight": "assigner.center_weight",
+            "shape_weight": "networks.*.model.bbox_head.shape_blur",
+        },
         rows=(
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
             Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
+                set=assigner(center_weight=False) | head(shape_blur=False),
+                paper=figures(39.5, 59.8, 43.0),
             ),
             Row(
-                set={"assigner.center_weight": False, f"{HEAD}.shape_blur": False},
-                paper={"AP": 39.5, "AP50": 59.8, "AP75": 43.0},
+                set=assigner(center_weight=True) | head(shape_blur=False),
+                paper=figures(40.3, 60.8, 44.0),
             ),
             Row(
-                set={"assigner.center_weight": True, f"{HEAD}.shape_blur": False},
-                paper={"AP": 40.3, "AP50": 60.8, "AP75": 44.0},
+                set=assigner(center_weight=False) | head(shape_blur=True),
+                paper=figures(40.0, 60.3, 43.6),
             ),
             Row(
-                set={"assigner.center_weight": False, f"{HEAD}.shape_blur": True},
-                paper={"AP": 40.0, "AP50": 60.3, "AP75": 43.6},
-            ),
-            Row(
-                set={"assigner.center_weight": True, f"{HEAD}.shape_blur": True},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
+                set=assigner(center_weight=True) | head(shape_blur=True),
+                paper=figures(40.9, 61.3, 44.6),
             ),
         ),
         note=(
@@ -470,22 +183,10 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"center_prior": ""},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                set={f"{HEAD}.center_prior": "fixed"},
-                paper={"AP": 40.5, "AP50": 60.8, "AP75": 44.0},
-            ),
-            Row(
-                set={f"{HEAD}.center_prior": "shared"},
-                paper={"AP": 40.6, "AP50": 61.0, "AP75": 44.1},
-            ),
-            Row(
-                set={f"{HEAD}.center_prior": "category"},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
-            ),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=head(center_prior="fixed"), paper=figures(40.5, 60.8, 44.0)),
+            Row(set=head(center_prior="shared"), paper=figures(40.6, 61.0, 44.1)),
+            Row(set=head(center_prior="category"), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -495,12 +196,9 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"ps3": "assigner.ps3"},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(set={"assigner.ps3": False}, paper={"AP": 39.9, "AP50": 59.9, "AP75": 43.8}),
-            Row(set={"assigner.ps3": True}, paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6}),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=assigner(ps3=False), paper=figures(39.9, 59.9, 43.8)),
+            Row(set=assigner(ps3=True), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -510,34 +208,13 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"positive_threshold": "", "value": ""},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                set={"assigner.positive_threshold": 0.3},
-                paper={"AP": 40.0, "AP50": 60.2, "AP75": None},
-            ),
-            Row(
-                set={"assigner.positive_threshold": 0.4},
-                paper={"AP": 40.2, "AP50": 60.5, "AP75": None},
-            ),
-            Row(
-                set={"assigner.positive_threshold": 0.5},
-                paper={"AP": 40.3, "AP50": 60.7, "AP75": None},
-            ),
-            Row(
-                set={"assigner.positive_threshold": 0.6},
-                paper={"AP": 40.5, "AP50": 61.0, "AP75": None},
-            ),
-            Row(
-                set={"assigner.positive_threshold": 0.7},
-                paper={"AP": 40.2, "AP50": 60.4, "AP75": None},
-            ),
-            Row(
-                set={"assigner.positive_threshold": "adaptive"},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
-            ),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=assigner(positive_threshold=0.3), paper=figures(40.0, 60.2, None)),
+            Row(set=assigner(positive_threshold=0.4), paper=figures(40.2, 60.5, None)),
+            Row(set=assigner(positive_threshold=0.5), paper=figures(40.3, 60.7, None)),
+            Row(set=assigner(positive_threshold=0.6), paper=figures(40.5, 61.0, None)),
+            Row(set=assigner(positive_threshold=0.7), paper=figures(40.2, 60.4, None)),
+            Row(set=assigner(positive_threshold="adaptive"), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -547,22 +224,16 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"soft_label": "", "value": ""},
         rows=(
-            Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(set={"assigner.soft_label": 0.3}, paper={"AP": 38.9, "AP50": 58.0, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.4}, paper={"AP": 39.5, "AP50": 59.9, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.5}, paper={"AP": 39.9, "AP50": 60.5, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.6}, paper={"AP": 40.4, "AP50": 60.9, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.7}, paper={"AP": 40.5, "AP50": 61.1, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.8}, paper={"AP": 40.1, "AP50": 60.3, "AP75": None}),
-            Row(set={"assigner.soft_label": 0.9}, paper={"AP": 40.0, "AP50": 60.3, "AP75": None}),
-            Row(set={"assigner.soft_label": 1.0}, paper={"AP": 39.7, "AP50": 60.1, "AP75": None}),
-            Row(
-                set={"assigner.soft_label": "adaptive"},
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
-            ),
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
+            Row(set=assigner(soft_label=0.3), paper=figures(38.9, 58.0, None)),
+            Row(set=assigner(soft_label=0.4), paper=figures(39.5, 59.9, None)),
+            Row(set=assigner(soft_label=0.5), paper=figures(39.9, 60.5, None)),
+            Row(set=assigner(soft_label=0.6), paper=figures(40.4, 60.9, None)),
+            Row(set=assigner(soft_label=0.7), paper=figures(40.5, 61.1, None)),
+            Row(set=assigner(soft_label=0.8), paper=figures(40.1, 60.3, None)),
+            Row(set=assigner(soft_label=0.9), paper=figures(40.0, 60.3, None)),
+            Row(set=assigner(soft_label=1.0), paper=figures(39.7, 60.1, None)),
+            Row(set=assigner(soft_label="adaptive"), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
     Space(
@@ -576,41 +247,22 @@ TABLES: tuple[Space, ...] = (
             "loss_neg": "assigner.loss_neg",
         },
         rows=(
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
             Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
+                set=assigner(loss_hard_pos=True, loss_soft_pos=True, loss_neg=False),
+                paper=figures(23.5, 39.7, 25.5),
             ),
             Row(
-                set={
-                    "assigner.loss_hard_pos": True,
-                    "assigner.loss_soft_pos": True,
-                    "assigner.loss_neg": False,
-                },
-                paper={"AP": 23.5, "AP50": 39.7, "AP75": 25.5},
+                set=assigner(loss_hard_pos=True, loss_soft_pos=False, loss_neg=True),
+                paper=figures(39.9, 59.9, 39.7),
             ),
             Row(
-                set={
-                    "assigner.loss_hard_pos": True,
-                    "assigner.loss_soft_pos": False,
-                    "assigner.loss_neg": True,
-                },
-                paper={"AP": 39.9, "AP50": 59.9, "AP75": 39.7},
+                set=assigner(loss_hard_pos=False, loss_soft_pos=True, loss_neg=True),
+                paper=figures(18.7, 33.8, 19.8),
             ),
             Row(
-                set={
-                    "assigner.loss_hard_pos": False,
-                    "assigner.loss_soft_pos": True,
-                    "assigner.loss_neg": True,
-                },
-                paper={"AP": 18.7, "AP50": 33.8, "AP75": 19.8},
-            ),
-            Row(
-                set={
-                    "assigner.loss_hard_pos": True,
-                    "assigner.loss_soft_pos": True,
-                    "assigner.loss_neg": True,
-                },
-                paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6},
+                set=assigner(loss_hard_pos=True, loss_soft_pos=True, loss_neg=True),
+                paper=figures(40.9, 61.3, 44.6),
             ),
         ),
     ),
@@ -621,19 +273,15 @@ TABLES: tuple[Space, ...] = (
         base="ala",
         fields={"soft_label_strategy": ""},
         rows=(
+            Row(paper=figures(37.0, 55.8, 39.7), skip="FCOS is not a method of this project"),
             Row(
-                paper={"AP": 37.0, "AP50": 55.8, "AP75": 39.7},
-                skip="FCOS is not a method of this project",
-            ),
-            Row(
-                paper={"AP": 40.2, "AP50": 60.5, "AP75": 43.8},
+                paper=figures(40.2, 60.5, 43.8),
                 skip="PNLP is another author's method, only sketched here",
             ),
             Row(
-                paper={"AP": 40.4, "AP50": 60.8, "AP75": 43.9},
-                skip="another author's method, only sketched here",
+                paper=figures(40.4, 60.8, 43.9), skip="another author's method, only sketched here"
             ),
-            Row(set={"assigner.ps3": True}, paper={"AP": 40.9, "AP50": 61.3, "AP75": 44.6}),
+            Row(set=assigner(ps3=True), paper=figures(40.9, 61.3, 44.6)),
         ),
     ),
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tune_spaces.space import Row, Space
-
-HEAD = "networks.*.model.bbox_head"
+from tune_spaces.space import Row, Space, assigner, figures, head
 
 TABLES: tuple[Space, ...] = (
     Space(
@@ -18,52 +16,22 @@ TABLES: tuple[Space, ...] = (
         },
         rows=(
             Row(
-                set={
-                    "assigner.center_weighting": False,
-                    "assigner.confidence_weighting": False,
-                    "assigner.negative_weighting": False,
-                },
-                paper={
-                    "AP": 17.7,
-                    "AP50": 30.9,
-                    "AP75": 18.1,
-                    "AP_S": 15.7,
-                    "AP_M": 24.2,
-                    "AP_L": 23.3,
-                },
+                set=assigner(
+                    center_weighting=False, confidence_weighting=False, negative_weighting=False
+                ),
+                paper=figures(17.7, 30.9, 18.1, 15.7, 24.2, 23.3),
             ),
             Row(
-                set={"assigner.center_weighting": False, "assigner.confidence_weighting": True},
-                paper={
-                    "AP": 21.5,
-                    "AP50": 35.8,
-                    "AP75": 22.6,
-                    "AP_S": 16.6,
-                    "AP_M": 28.9,
-                    "AP_L": 36.0,
-                },
+                set=assigner(center_weighting=False, confidence_weighting=True),
+                paper=figures(21.5, 35.8, 22.6, 16.6, 28.9, 36.0),
             ),
             Row(
-                set={"assigner.center_weighting": True, "assigner.confidence_weighting": False},
-                paper={
-                    "AP": 37.7,
-                    "AP50": 57.4,
-                    "AP75": 40.6,
-                    "AP_S": 20.3,
-                    "AP_M": 41.4,
-                    "AP_L": 52.0,
-                },
+                set=assigner(center_weighting=True, confidence_weighting=False),
+                paper=figures(37.7, 57.4, 40.6, 20.3, 41.4, 52.0),
             ),
             Row(
-                set={"assigner.center_weighting": True, "assigner.confidence_weighting": True},
-                paper={
-                    "AP": 40.5,
-                    "AP50": 59.8,
-                    "AP75": 43.9,
-                    "AP_S": 23.1,
-                    "AP_M": 44.7,
-                    "AP_L": 52.9,
-                },
+                set=assigner(center_weighting=True, confidence_weighting=True),
+                paper=figures(40.5, 59.8, 43.9, 23.1, 44.7, 52.9),
             ),
         ),
     ),
@@ -72,12 +40,12 @@ TABLES: tuple[Space, ...] = (
         paper="autoassign",
         title="kinds of centre prior, whole set and five categories",
         base="autoassign",
-        fields={"center_prior": f"{HEAD}.center_prior"},
+        fields={"center_prior": "networks.*.model.bbox_head.center_prior"},
         rows=(
-            Row(set={f"{HEAD}.center_prior": "none"}, paper={"AP": 21.5}),
-            Row(set={f"{HEAD}.center_prior": "fixed"}, paper={"AP": 40.3}),
-            Row(set={f"{HEAD}.center_prior": "shared"}, paper={"AP": 40.2}),
-            Row(set={f"{HEAD}.center_prior": "category"}, paper={"AP": 40.5}),
+            Row(set=head(center_prior="none"), paper=figures(21.5)),
+            Row(set=head(center_prior="fixed"), paper=figures(40.3)),
+            Row(set=head(center_prior="shared"), paper=figures(40.2)),
+            Row(set=head(center_prior="category"), paper=figures(40.5)),
         ),
     ),
     Space(
@@ -88,60 +56,25 @@ TABLES: tuple[Space, ...] = (
         fields={"confidence": "assigner.confidence", "objectness": ""},
         rows=(
             Row(
-                set={"assigner.confidence": "cls", f"{HEAD}.objectness": "implicit"},
-                paper={
-                    "AP": 38.7,
-                    "AP50": 59.9,
-                    "AP75": 41.6,
-                    "AP_S": 22.9,
-                    "AP_M": 42.0,
-                    "AP_L": 49.5,
-                },
+                set=assigner(confidence="cls") | head(objectness="implicit"),
+                paper=figures(38.7, 59.9, 41.6, 22.9, 42.0, 49.5),
             ),
             Row(
-                set={"assigner.confidence": "loc", f"{HEAD}.objectness": "implicit"},
-                paper={
-                    "AP": 39.7,
-                    "AP50": 58.4,
-                    "AP75": 43.1,
-                    "AP_S": 22.4,
-                    "AP_M": 43.6,
-                    "AP_L": 51.6,
-                },
+                set=assigner(confidence="loc") | head(objectness="implicit"),
+                paper=figures(39.7, 58.4, 43.1, 22.4, 43.6, 51.6),
                 note="the branch stays in the score; the weighting cannot see it",
             ),
             Row(
-                set={"assigner.confidence": "joint", f"{HEAD}.objectness": "none"},
-                paper={
-                    "AP": 39.4,
-                    "AP50": 58.7,
-                    "AP75": 42.5,
-                    "AP_S": 22.4,
-                    "AP_M": 43.5,
-                    "AP_L": 50.7,
-                },
+                set=assigner(confidence="joint") | head(objectness="none"),
+                paper=figures(39.4, 58.7, 42.5, 22.4, 43.5, 50.7),
             ),
             Row(
-                set={"assigner.confidence": "joint", f"{HEAD}.objectness": "explicit"},
-                paper={
-                    "AP": 39.5,
-                    "AP50": 58.8,
-                    "AP75": 42.3,
-                    "AP_S": 21.6,
-                    "AP_M": 43.4,
-                    "AP_L": 52.2,
-                },
+                set=assigner(confidence="joint") | head(objectness="explicit"),
+                paper=figures(39.5, 58.8, 42.3, 21.6, 43.4, 52.2),
             ),
             Row(
-                set={"assigner.confidence": "joint", f"{HEAD}.objectness": "implicit"},
-                paper={
-                    "AP": 40.5,
-                    "AP50": 59.8,
-                    "AP75": 43.9,
-                    "AP_S": 23.1,
-                    "AP_M": 44.7,
-                    "AP_L": 52.9,
-                },
+                set=assigner(confidence="joint") | head(objectness="implicit"),
+                paper=figures(40.5, 59.8, 43.9, 23.1, 44.7, 52.9),
             ),
         ),
     ),
@@ -152,43 +85,16 @@ TABLES: tuple[Space, ...] = (
         base="autoassign",
         fields={"imp_obj": "", "method": ""},
         rows=(
-            Row(
-                paper={"AP": 35.9, "AP50": 55.9, "AP75": 38.2},
-                skip="RetinaNet: another author's detector",
-            ),
-            Row(
-                paper={"AP": 36.1, "AP50": 56.3, "AP75": 38.8},
-                skip="RetinaNet: another author's detector",
-            ),
-            Row(
-                paper={"AP": 38.8, "AP50": 57.6, "AP75": 42.2},
-                skip="FCOS: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.0, "AP50": 58.2, "AP75": 42.3},
-                skip="FCOS: another author's detector",
-            ),
-            Row(
-                paper={"AP": 38.3, "AP50": 57.1, "AP75": 41.2},
-                skip="FreeAnchor: another author's detector",
-            ),
-            Row(
-                paper={"AP": 38.5, "AP50": 57.6, "AP75": 41.5},
-                skip="FreeAnchor: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.3, "AP50": 57.8, "AP75": 42.6},
-                skip="ATSS: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.7, "AP50": 58.4, "AP75": 42.9},
-                skip="ATSS: another author's detector",
-            ),
-            Row(set={f"{HEAD}.objectness": "none"}, paper={"AP": 39.4, "AP50": 58.7, "AP75": 42.5}),
-            Row(
-                set={f"{HEAD}.objectness": "implicit"},
-                paper={"AP": 40.5, "AP50": 59.8, "AP75": 43.9},
-            ),
+            Row(paper=figures(35.9, 55.9, 38.2), skip="RetinaNet: another author's detector"),
+            Row(paper=figures(36.1, 56.3, 38.8), skip="RetinaNet: another author's detector"),
+            Row(paper=figures(38.8, 57.6, 42.2), skip="FCOS: another author's detector"),
+            Row(paper=figures(39.0, 58.2, 42.3), skip="FCOS: another author's detector"),
+            Row(paper=figures(38.3, 57.1, 41.2), skip="FreeAnchor: another author's detector"),
+            Row(paper=figures(38.5, 57.6, 41.5), skip="FreeAnchor: another author's detector"),
+            Row(paper=figures(39.3, 57.8, 42.6), skip="ATSS: another author's detector"),
+            Row(paper=figures(39.7, 58.4, 42.9), skip="ATSS: another author's detector"),
+            Row(set=head(objectness="none"), paper=figures(39.4, 58.7, 42.5)),
+            Row(set=head(objectness="implicit"), paper=figures(40.5, 59.8, 43.9)),
         ),
     ),
 )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from tune_spaces.space import Row, Space
-
-HEAD = "networks.*.model.bbox_head"
+from tune_spaces.space import Row, Space, assigner, figures, head
 
 TABLES: tuple[Space, ...] = (
     Space(
@@ -14,58 +12,34 @@ TABLES: tuple[Space, ...] = (
         base="dw",
         fields={"beta": "assigner.beta", "mu": ""},
         rows=(
+            Row(set=assigner(beta=5, mu=3), paper=figures(40.8, 59.1, 43.9)),
+            Row(set=assigner(beta=5, mu=4), paper=figures(41.2, 59.7, 44.2)),
+            Row(set=assigner(beta=5, mu=5), paper=figures(41.5, 59.8, 45.0)),
+            Row(set=assigner(beta=5, mu=6), paper=figures(41.5, 60.1, 44.6)),
+            Row(set=assigner(beta=5, mu=7), paper=figures(41.4, 59.8, 45.1)),
+            Row(set=assigner(beta=5, mu=8), paper=figures(41.2, 59.6, 44.5)),
             Row(
-                set={"assigner.beta": 5, "assigner.mu": 3},
-                paper={"AP": 40.8, "AP50": 59.1, "AP75": 43.9},
-            ),
-            Row(
-                set={"assigner.beta": 5, "assigner.mu": 4},
-                paper={"AP": 41.2, "AP50": 59.7, "AP75": 44.2},
-            ),
-            Row(
-                set={"assigner.beta": 5, "assigner.mu": 5},
-                paper={"AP": 41.5, "AP50": 59.8, "AP75": 45.0},
-            ),
-            Row(
-                set={"assigner.beta": 5, "assigner.mu": 6},
-                paper={"AP": 41.5, "AP50": 60.1, "AP75": 44.6},
-            ),
-            Row(
-                set={"assigner.beta": 5, "assigner.mu": 7},
-                paper={"AP": 41.4, "AP50": 59.8, "AP75": 45.1},
-            ),
-            Row(
-                set={"assigner.beta": 5, "assigner.mu": 8},
-                paper={"AP": 41.2, "AP50": 59.6, "AP75": 44.5},
-            ),
-            Row(
-                set={"assigner.beta": 3, "assigner.mu": 4},
-                paper={"AP": 40.8, "AP50": 59.9, "AP75": 43.6},
+                set=assigner(beta=3, mu=4),
+                paper=figures(40.8, 59.9, 43.6),
                 note="the header of this column is damaged",
             ),
             Row(
-                set={"assigner.beta": 3, "assigner.mu": 5},
-                paper={"AP": 40.8, "AP50": 59.9, "AP75": 43.6},
+                set=assigner(beta=3, mu=5),
+                paper=figures(40.8, 59.9, 43.6),
                 note="other reading: mu = 5",
             ),
             Row(
-                set={"assigner.beta": 4, "assigner.mu": 4},
-                paper={"AP": 41.3, "AP50": 59.9, "AP75": 44.5},
+                set=assigner(beta=4, mu=4),
+                paper=figures(41.3, 59.9, 44.5),
                 note="the header of this column is damaged",
             ),
             Row(
-                set={"assigner.beta": 4, "assigner.mu": 5},
-                paper={"AP": 41.3, "AP50": 59.9, "AP75": 44.5},
+                set=assigner(beta=4, mu=5),
+                paper=figures(41.3, 59.9, 44.5),
                 note="other reading: mu = 5",
             ),
-            Row(
-                set={"assigner.beta": 6, "assigner.mu": 5},
-                paper={"AP": 41.4, "AP50": 59.6, "AP75": 44.9},
-            ),
-            Row(
-                set={"assigner.beta": 7, "assigner.mu": 5},
-                paper={"AP": 41.0, "AP50": 59.0, "AP75": 44.4},
-            ),
+            Row(set=assigner(beta=6, mu=5), paper=figures(41.4, 59.6, 44.9)),
+            Row(set=assigner(beta=7, mu=5), paper=figures(41.0, 59.0, 44.4)),
         ),
     ),
     Space(
@@ -75,34 +49,13 @@ TABLES: tuple[Space, ...] = (
         base="dw",
         fields={"gamma_1": "assigner.gamma_1", "gamma_2": "assigner.gamma_2"},
         rows=(
-            Row(
-                set={"assigner.gamma_1": 1, "assigner.gamma_2": 1},
-                paper={"AP": 41.0, "AP50": 59.2, "AP75": 44.1},
-            ),
-            Row(
-                set={"assigner.gamma_1": 1, "assigner.gamma_2": 2},
-                paper={"AP": 41.3, "AP50": 59.7, "AP75": 44.6},
-            ),
-            Row(
-                set={"assigner.gamma_1": 2, "assigner.gamma_2": 2},
-                paper={"AP": 41.5, "AP50": 59.8, "AP75": 45.0},
-            ),
-            Row(
-                set={"assigner.gamma_1": 3, "assigner.gamma_2": 2},
-                paper={"AP": 41.3, "AP50": 59.7, "AP75": 44.4},
-            ),
-            Row(
-                set={"assigner.gamma_1": 4, "assigner.gamma_2": 2},
-                paper={"AP": 41.2, "AP50": 59.4, "AP75": 44.4},
-            ),
-            Row(
-                set={"assigner.gamma_1": 5, "assigner.gamma_2": 2},
-                paper={"AP": 41.1, "AP50": 59.5, "AP75": 44.5},
-            ),
-            Row(
-                set={"assigner.gamma_1": 2, "assigner.gamma_2": 3},
-                paper={"AP": 41.3, "AP50": 59.6, "AP75": 44.5},
-            ),
+            Row(set=assigner(gamma_1=1, gamma_2=1), paper=figures(41.0, 59.2, 44.1)),
+            Row(set=assigner(gamma_1=1, gamma_2=2), paper=figures(41.3, 59.7, 44.6)),
+            Row(set=assigner(gamma_1=2, gamma_2=2), paper=figures(41.5, 59.8, 45.0)),
+            Row(set=assigner(gamma_1=3, gamma_2=2), paper=figures(41.3, 59.7, 44.4)),
+            Row(set=assigner(gamma_1=4, gamma_2=2), paper=figures(41.2, 59.4, 44.4)),
+            Row(set=assigner(gamma_1=5, gamma_2=2), paper=figures(41.1, 59.5, 44.5)),
+            Row(set=assigner(gamma_1=2, gamma_2=3), paper=figures(41.3, 59.6, 44.5)),
         ),
     ),
     Space(
@@ -117,41 +70,24 @@ TABLES: tuple[Space, ...] = (
         },
         rows=(
             Row(
-                set={"assigner.candidate_bag": "threshold", "assigner.radius": 1.0},
-                paper={"AP": 41.2, "AP50": 59.7, "AP75": 44.7},
+                set=assigner(candidate_bag="threshold", radius=1.0), paper=figures(41.2, 59.7, 44.7)
             ),
             Row(
-                set={"assigner.candidate_bag": "threshold", "assigner.radius": 1.3},
-                paper={"AP": 41.3, "AP50": 59.6, "AP75": 44.4},
+                set=assigner(candidate_bag="threshold", radius=1.3), paper=figures(41.3, 59.6, 44.4)
             ),
             Row(
-                set={"assigner.candidate_bag": "threshold", "assigner.radius": 1.7},
-                paper={"AP": 41.4, "AP50": 59.5, "AP75": 44.6},
+                set=assigner(candidate_bag="threshold", radius=1.7), paper=figures(41.4, 59.5, 44.6)
             ),
             Row(
-                set={"assigner.candidate_bag": "threshold", "assigner.radius": 2.0},
-                paper={"AP": 41.3, "AP50": 59.6, "AP75": 44.4},
+                set=assigner(candidate_bag="threshold", radius=2.0), paper=figures(41.3, 59.6, 44.4)
             ),
             Row(
-                set={"assigner.candidate_bag": "threshold", "assigner.radius": 2.5},
-                paper={"AP": 41.1, "AP50": 59.1, "AP75": 44.3},
+                set=assigner(candidate_bag="threshold", radius=2.5), paper=figures(41.1, 59.1, 44.3)
             ),
-            Row(
-                set={"assigner.candidate_bag": "topk", "assigner.k": 9},
-                paper={"AP": 41.2, "AP50": 59.4, "AP75": 44.3},
-            ),
-            Row(
-                set={"assigner.candidate_bag": "topk", "assigner.k": 12},
-                paper={"AP": 41.2, "AP50": 59.4, "AP75": 44.6},
-            ),
-            Row(
-                set={"assigner.candidate_bag": "topk", "assigner.k": 15},
-                paper={"AP": 41.2, "AP50": 59.6, "AP75": 44.4},
-            ),
-            Row(
-                set={"assigner.candidate_bag": "soft_center_prior"},
-                paper={"AP": 41.5, "AP50": 59.8, "AP75": 45.0},
-            ),
+            Row(set=assigner(candidate_bag="topk", k=9), paper=figures(41.2, 59.4, 44.3)),
+            Row(set=assigner(candidate_bag="topk", k=12), paper=figures(41.2, 59.4, 44.6)),
+            Row(set=assigner(candidate_bag="topk", k=15), paper=figures(41.2, 59.6, 44.4)),
+            Row(set=assigner(candidate_bag="soft_center_prior"), paper=figures(41.5, 59.8, 45.0)),
         ),
     ),
     Space(
@@ -161,17 +97,11 @@ TABLES: tuple[Space, ...] = (
         base="dw",
         fields={"w_neg": "assigner.w_neg"},
         rows=(
-            Row(set={"assigner.w_neg": "none"}, paper={"AP": 39.5, "AP50": 58.6, "AP75": 42.9}),
-            Row(set={"assigner.w_neg": "p_neg"}, paper={"AP": 40.5, "AP50": 58.7, "AP75": 43.9}),
-            Row(set={"assigner.w_neg": "i_neg"}, paper={"AP": 40.0, "AP50": 58.5, "AP75": 42.9}),
-            Row(
-                set={"assigner.w_neg": "one_minus_w_pos"},
-                paper={"AP": 40.7, "AP50": 59.5, "AP75": 44.1},
-            ),
-            Row(
-                set={"assigner.w_neg": "p_neg_times_i_neg"},
-                paper={"AP": 41.5, "AP50": 59.8, "AP75": 45.0},
-            ),
+            Row(set=assigner(w_neg="none"), paper=figures(39.5, 58.6, 42.9)),
+            Row(set=assigner(w_neg="p_neg"), paper=figures(40.5, 58.7, 43.9)),
+            Row(set=assigner(w_neg="i_neg"), paper=figures(40.0, 58.5, 42.9)),
+            Row(set=assigner(w_neg="one_minus_w_pos"), paper=figures(40.7, 59.5, 44.1)),
+            Row(set=assigner(w_neg="p_neg_times_i_neg"), paper=figures(41.5, 59.8, 45.0)),
         ),
     ),
     Space(
@@ -181,73 +111,32 @@ TABLES: tuple[Space, ...] = (
         base="dw",
         fields={"method": ""},
         rows=(
+            Row(paper=figures(36.4, 55.8, 38.8), skip="FoveaBox: another author's detector"),
+            Row(paper=figures(38.6, 57.4, 41.4), skip="FCOS: another author's detector"),
+            Row(paper=figures(39.2, 57.4, 42.2), skip="ATSS: another author's detector"),
+            Row(paper=figures(40.4, 58.4, 43.9), base="paa"),
+            Row(paper=figures(40.7, 58.4, 44.3), skip="OTA: another author's detector"),
+            Row(paper=figures(40.4, 59.6, 43.7), base="autoassign"),
             Row(
-                paper={"AP": 36.4, "AP50": 55.8, "AP75": 38.8},
-                skip="FoveaBox: another author's detector",
-            ),
-            Row(
-                paper={"AP": 38.6, "AP50": 57.4, "AP75": 41.4},
-                skip="FCOS: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.2, "AP50": 57.4, "AP75": 42.2},
-                skip="ATSS: another author's detector",
-            ),
-            Row(paper={"AP": 40.4, "AP50": 58.4, "AP75": 43.9}, base="paa"),
-            Row(
-                paper={"AP": 40.7, "AP50": 58.4, "AP75": 44.3},
-                skip="OTA: another author's detector",
-            ),
-            Row(paper={"AP": 40.4, "AP50": 59.6, "AP75": 43.7}, base="autoassign"),
-            Row(
-                set={"assigner.detach_weights": True},
-                paper={"AP": 39.8, "AP50": 59.6, "AP75": 42.8},
+                set=assigner(detach_weights=True),
+                paper=figures(39.8, 59.6, 42.8),
                 base="autoassign",
             ),
             Row(
-                set={"assigner.detach_weights": True, "assigner.weights_on": "loss"},
-                paper={"AP": 36.6, "AP50": 56.2, "AP75": 39.1},
+                set=assigner(detach_weights=True, weights_on="loss"),
+                paper=figures(36.6, 56.2, 39.1),
                 base="autoassign",
             ),
-            Row(
-                paper={"AP": 38.0, "AP50": 56.9, "AP75": 40.6},
-                skip="NoisyAnchor: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.2, "AP50": 58.0, "AP75": 42.3},
-                skip="MAL: another author's detector",
-            ),
-            Row(
-                paper={"AP": 39.9, "AP50": 58.5, "AP75": 43.0},
-                skip="GFL: another author's detector",
-            ),
-            Row(
-                paper={"AP": 40.2, "AP50": 58.2, "AP75": 44.0},
-                skip="VFL: another author's detector",
-            ),
-            Row(
-                paper={"AP": 40.6, "AP50": 58.2, "AP75": 43.9},
-                skip="FCOS+GFLv2: another author's detector",
-            ),
-            Row(
-                paper={"AP": 41.1, "AP50": 58.8, "AP75": 44.9},
-                skip="ATSS+GFLv2: another author's detector",
-            ),
-            Row(paper={"AP": 40.6, "AP50": 58.9, "AP75": 44.3}, base="musu"),
-            Row(
-                paper={"AP": 40.3, "AP50": 58.5, "AP75": 43.8},
-                skip="TOOD: another author's detector",
-            ),
-            Row(
-                set={f"{HEAD}.box_refine": False},
-                paper={"AP": 41.5, "AP50": 59.8, "AP75": 45.0},
-                base="dw",
-            ),
-            Row(
-                set={f"{HEAD}.box_refine": True},
-                paper={"AP": 42.2, "AP50": 60.4, "AP75": 45.3},
-                base="dw",
-            ),
+            Row(paper=figures(38.0, 56.9, 40.6), skip="NoisyAnchor: another author's detector"),
+            Row(paper=figures(39.2, 58.0, 42.3), skip="MAL: another author's detector"),
+            Row(paper=figures(39.9, 58.5, 43.0), skip="GFL: another author's detector"),
+            Row(paper=figures(40.2, 58.2, 44.0), skip="VFL: another author's detector"),
+            Row(paper=figures(40.6, 58.2, 43.9), skip="FCOS+GFLv2: another author's detector"),
+            Row(paper=figures(41.1, 58.8, 44.9), skip="ATSS+GFLv2: another author's detector"),
+            Row(paper=figures(40.6, 58.9, 44.3), base="musu"),
+            Row(paper=figures(40.3, 58.5, 43.8), skip="TOOD: another author's detector"),
+            Row(set=head(box_refine=False), paper=figures(41.5, 59.8, 45.0), base="dw"),
+            Row(set=head(box_refine=True), paper=figures(42.2, 60.4, 45.3), base="dw"),
         ),
     ),
 )

@@ -6,6 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
+
+
+def figures(*values: float | None) -> dict[str, float | None]:
+    """A line's AP, AP50, AP75, AP_S, AP_M, AP_L, as far as the table goes."""
+    return dict(zip(METRICS, values))
+
+
+def assigner(**fields: Any) -> dict[str, Any]:
+    """Fields of the assigner."""
+    return {f"assigner.{name}": value for name, value in fields.items()}
+
+
+def head(**fields: Any) -> dict[str, Any]:
+    """Fields of every learner's head."""
+    return {f"networks.*.model.bbox_head.{name}": value for name, value in fields.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

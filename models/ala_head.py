@@ -124,6 +124,16 @@ class CoALAHead(CoPointHead):
         probability = logits.float().sigmoid()
         return gaussian_blur(probability) if self.shape_blur else probability
 
+    def predict_property_map(self, x: Sequence[Tensor]) -> Tensor:
+        """(B, 2, H, W) foreground and background at stride 8, as they enter the scores.
+
+        Raises:
+            ValueError: this head has no instance property branch.
+        """
+        if self.objectness != "ipb":
+            raise ValueError(f"bbox_head.objectness {self.objectness!r}: only 'ipb' has this map")
+        return self.property_map(self._property_logits(x))
+
     # -- the co-training interface --------------------------------------------------------------
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:

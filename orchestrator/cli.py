@@ -105,8 +105,12 @@ def evaluate(
         bool, typer.Option("--complexity", help="Parameters and multiply-adds, too.")
     ] = False,
     speed: Annotated[bool, typer.Option("--speed", help="Images per second, too.")] = False,
+    property_map: Annotated[
+        str | None,
+        typer.Option(metavar="larger|half", help="Overlap of ALA's property map with the boxes."),
+    ] = None,
 ) -> None:
-    """COCO metrics of trained networks; on request VOC's, size and speed."""
+    """COCO metrics of trained networks; on request VOC's, size, speed and more."""
     from orchestrator.evaluate_run import Extras, evaluate_target
     from orchestrator.evaluation import metrics_table, per_class_table
 
@@ -116,7 +120,7 @@ def evaluate(
         config=config,
         network=network,
         overrides=_overrides(set_, more),
-        extras=Extras(voc=voc, complexity=complexity, speed=speed),
+        extras=Extras(voc=voc, complexity=complexity, speed=speed, property_map=property_map),
     )
     coco = {name: report.coco for name, report in results.items()}
     console.print(metrics_table(coco))
@@ -143,6 +147,11 @@ def _extras_lines(results: Mapping[str, Any], *, per_class: bool) -> Iterator[st
             yield (
                 f"{name}: {speed.images_per_second:.3g} images/s one at a time ({speed.device}, "
                 f"{speed.threads} CPU threads, {speed.num_images} images)"
+            )
+        if (parts := report.property_map) is not None:
+            yield (
+                f"{name}: property map IoU {parts.foreground:.1f} foreground, "
+                f"{parts.background:.1f} background ({parts.mode}, {parts.num_images} images)"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,31 @@ from torch import nn
 
 from orchestrator.building import build_detector, import_custom
 from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
-from orchestrator.config import DataConfig, NetworkConfig, from_mapping, parse_overrides
+from orchestrator.config import (
+    DataConfig,
+    EvaluationConfig,
+    NetworkConfig,
+    from_mapping,
+    parse_overrides,
+)
 from orchestrator.data import coco
 from orchestrator.datasets import Split, build_dataset
 from orchestrator.errors import CheckpointError, ConfigError
-from orchestrator.evaluation import EvalResult, evaluate_detections
+from orchestrator.evaluation import EvalResult, check_backend, evaluate_detections
 from orchestrator.prediction import predict_dataset
+from orchestrator.property_metric import (
+    PropertyResult,
+    check_property_mode,
+    has_property_map,
+    measure_property_map,
+)
 from orchestrator.saved_runs import open_run
 from orchestrator.torch_state import evaluating
 from orchestrator.voc_metric import VocResult, check_voc_mode, evaluate_voc
 from orchestrator.weights import class_names_of, load_weights
 
 BATCH = 8
+BACKEND_FIELD = "evaluation.backend"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +50,14 @@ class Extras:
     """Parameters and multiply-adds."""
     speed: bool = False
     """Images per second, one at a time."""
+    property_map: str | None = None
+    """``"larger"`` or ``"half"``: overlap of ALA's property map with the boxes."""
 
     def __post_init__(self) -> None:
         if self.voc is not None:
             check_voc_mode(self.voc)
+        if self.property_map is not None:
+            check_property_mode(self.property_map)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +68,8 @@ class NetworkReport:
     voc: VocResult | None = None
     complexity: Complexity | None = None
     speed: Speed | None = None
+    property_map: PropertyResult | None = None
+    """Also None for a network without that branch."""
 
 
 def evaluate_target(
@@ -71,14 +90,16 @@ def evaluate_target(
         config: mmdet configuration of a .pth; None takes ``config.py`` beside it.
         network: only this one; None takes all.
         overrides: ``data.scale`` (of a run) and ``data.test_pipeline``; with a COCO file as
-            ``split`` also ``data.images``. Any other field would change nothing and is refused.
+            ``split`` also ``data.images``; ``evaluation.backend``. Any other field would change
+            nothing and is refused.
         extras: what else to measure.
 
     Returns:
         By network name (a .pth: by its file name).
 
     Raises:
-        CheckpointError, ConfigError, DataError: naming what to correct.
+        CheckpointError, ConfigError, DataError: naming what to correct; also where the property map
+            is asked for and no network has one.
     """
     if target.is_file():
         if network is not None:
@@ -87,16 +108,18 @@ def evaluate_target(
     saved = open_run(target)
     own = split not in ("val", "train")
     data = _override_data(saved.config.data, overrides, {"scale", "test_pipeline"}, own)
+    backend = _backend(saved.config.evaluation.backend, overrides)
     names = [network] if network is not None else list(saved.config.networks)
+    detectors = {name: saved.build(name)[0] for name in names}
+    _check_property_maps(detectors, extras)
     results = {}
     with tempfile.TemporaryDirectory() as cache:
         if own:
             chosen = _own_split(split, data, saved.data.classes, Path(cache))
         else:
             chosen = saved.data.val if split == "val" else saved.data.train
-        for name in names:
-            detector, _ = saved.build(name)
-            results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras)
+        for name, detector in detectors.items():
+            results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras, backend)
     return results
 
 
@@ -122,14 +145,36 @@ def _evaluate_file(
     if split == "train":
         raise ConfigError("--split train of a .pth: give the COCO file itself")
     data = _override_data(data, overrides, {"test_pipeline"}, split != "val")
+    backend = _backend(EvaluationConfig().backend, overrides)
     import_custom(())
     settings = NetworkConfig(config=str(config), checkpoint=str(target))
     detector, _ = build_detector(target.stem, settings, len(classes), seed=0)
+    _check_property_maps({target.stem: detector}, extras)
     chosen = Split(annotations=annotations, images=images, num_images=0, num_boxes=0)
     with tempfile.TemporaryDirectory() as cache:
         if split != "val":
             chosen = _own_split(split, data, classes, Path(cache))
-        return {target.stem: _evaluate(detector, data, chosen, classes, extras)}
+        return {target.stem: _evaluate(detector, data, chosen, classes, extras, backend)}
+
+
+def _backend(configured: str, overrides: Sequence[str]) -> str:
+    """``evaluation.backend`` of the overrides, else of the run.
+
+    Raises:
+        ConfigError: unknown, or not installed here.
+    """
+    backend = str(parse_overrides(overrides).get(BACKEND_FIELD, configured))
+    check_backend(backend)
+    return backend
+
+
+def _check_property_maps(detectors: Mapping[str, nn.Module], extras: Extras) -> None:
+    if extras.property_map is None or any(map(has_property_map, detectors.values())):
+        return
+    raise ConfigError(
+        f"the property map is ALA's, and {', '.join(detectors)} has none: it needs a CoALAHead "
+        "with bbox_head.objectness='ipb'"
+    )
 
 
 def _override_data(
@@ -137,13 +182,14 @@ def _override_data(
 ) -> DataConfig:
     """``data`` with overrides that act; others would silently change nothing."""
     parsed = parse_overrides(overrides)
+    parsed.pop(BACKEND_FIELD, None)
     allowed = allowed | ({"images"} if own_split else set())
     for key in parsed:
         if key not in {f"data.{name}" for name in allowed}:
             raise ConfigError(
                 f"--set {key} has no effect on this evaluation; what has: "
-                f"{', '.join(f'data.{name}' for name in sorted(allowed))}. For another annotation "
-                "file: --split FILE"
+                f"{', '.join(f'data.{name}' for name in sorted(allowed))}, {BACKEND_FIELD}. For "
+                "another annotation file: --split FILE"
             )
     plain = {**vars(data), **{key[5:]: value for key, value in parsed.items()}}
     return from_mapping(DataConfig, plain, "data")
@@ -170,7 +216,12 @@ def _own_split(split: str, data: DataConfig, classes: Sequence[str], cache: Path
 
 
 def _evaluate(
-    detector: nn.Module, data: DataConfig, split: Split, classes: Sequence[str], extras: Extras
+    detector: nn.Module,
+    data: DataConfig,
+    split: Split,
+    classes: Sequence[str],
+    extras: Extras,
+    backend: str,
 ) -> NetworkReport:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(data, split, classes, train=False)
@@ -180,12 +231,24 @@ def _evaluate(
         detections = predict_dataset(detector, dataset, batch_size=BATCH, device=device)
         complexity = measure_complexity(detector, dataset) if extras.complexity else None
         speed = measure_speed(detector, dataset, device) if extras.speed else None
+        property_map = None
+        if extras.property_map is not None and has_property_map(detector):
+            property_map = measure_property_map(
+                detector,
+                dataset,
+                annotations,
+                classes,
+                batch_size=BATCH,
+                mode=extras.property_map,
+            )
+    detector.cpu()  # the next network may need the room
     voc = None
     if extras.voc is not None:
         voc = evaluate_voc(detections, annotations, classes, mode=extras.voc)
     return NetworkReport(
-        coco=evaluate_detections(detections, annotations, classes),
+        coco=evaluate_detections(detections, annotations, classes, backend=backend),
         voc=voc,
         complexity=complexity,
         speed=speed,
+        property_map=property_map,
     )

@@ -6,6 +6,7 @@ nothing, so neither the process's standard output nor other users of pycocotools
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import time
@@ -13,7 +14,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.box import Box
 from rich.table import Table
 
+from orchestrator.config import EVALUATION_BACKENDS
 from orchestrator.errors import ConfigError, DataError, ModelError
 
 METRIC_NAMES = (
@@ -38,7 +40,6 @@ METRIC_NAMES = (
     "AR_M",
     "AR_L",
 )
-Backend = Literal["pycocotools", "faster"]
 # One blank between columns and a rule below the head: 12 numbers and a name in 80 columns.
 _RULE_BELOW_HEAD = Box("    \n    \n────\n    \n    \n────\n    \n    \n")
 
@@ -105,7 +106,7 @@ def evaluate_detections(
     annotation_file: Path,
     classes: Sequence[str],
     *,
-    backend: Backend = "pycocotools",
+    backend: str = "pycocotools",
 ) -> EvalResult:
     """Compare detections with every image of a COCO annotation file.
 
@@ -115,9 +116,11 @@ def evaluate_detections(
         backend: ``"faster"`` gives the same numbers by faster-coco-eval (extra ``fast-eval``).
 
     Raises:
+        ConfigError: unknown backend, or one that is not installed.
         DataError: the file is not COCO, lacks a class, or has no image that a detection names.
         ModelError: a score or box is NaN or infinite (COCO would count such a box as a hit).
     """
+    check_backend(backend)
     start = time.perf_counter()
     dataset = read_annotations(annotation_file)
     category_ids = category_ids_of(dataset, classes, annotation_file)
@@ -127,12 +130,8 @@ def evaluate_detections(
         "categories": dataset["categories"],
         "annotations": _as_annotations(detections, category_ids),
     }
-    if backend == "faster":
-        stats, precision = _evaluate_faster(dataset, results, category_ids)
-    elif backend == "pycocotools":
-        stats, precision = _evaluate_pycocotools(dataset, results, category_ids)
-    else:
-        raise ConfigError(f"backend {backend!r}: expected 'pycocotools' or 'faster'")
+    evaluate = _evaluate_faster if backend == "faster" else _evaluate_pycocotools
+    stats, precision = evaluate(dataset, results, category_ids)
     return EvalResult(
         metrics={name: _percent(value) for name, value in zip(METRIC_NAMES, stats)},
         per_class=_per_class(precision, category_ids, classes),
@@ -140,6 +139,23 @@ def evaluate_detections(
         num_detections=len(detections),
         seconds=time.perf_counter() - start,
     )
+
+
+def check_backend(backend: str) -> None:
+    """Whether ``evaluate_detections`` can be called with this backend, before time is spent.
+
+    Raises:
+        ConfigError: it is unknown, or not installed here.
+    """
+    if backend not in EVALUATION_BACKENDS:
+        raise ConfigError(
+            f"evaluation.backend = {backend!r}: expected one of {', '.join(EVALUATION_BACKENDS)}"
+        )
+    if backend == "faster" and importlib.util.find_spec("faster_coco_eval") is None:
+        raise ConfigError(
+            "evaluation.backend = 'faster' needs faster-coco-eval, which is not installed here: "
+            "pip install 'colad[fast-eval]', or set evaluation.backend=pycocotools"
+        )
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
@@ -261,13 +277,8 @@ def _evaluate_pycocotools(
 def _evaluate_faster(
     dataset: Mapping[str, Any], results: Mapping[str, Any], category_ids: list[int]
 ) -> tuple[Sequence[float], NDArray[np.float64]]:
-    try:
-        import faster_coco_eval
-    except ImportError as error:
-        raise ConfigError(
-            "backend 'faster' needs faster-coco-eval: pip install 'colad[fast-eval]', or use "
-            "'pycocotools'"
-        ) from error
+    import faster_coco_eval
+
     truths, found = faster_coco_eval.COCO(), faster_coco_eval.COCO()
     for coco, content in ((truths, dataset), (found, results)):
         coco.dataset = dict(content)

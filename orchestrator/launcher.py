@@ -27,7 +27,7 @@ from orchestrator.checkpoints import find_checkpoints, latest_valid, read_state
 from orchestrator.config import RunConfig, load_config, save_config
 from orchestrator.datasets import build_dataset, load_prepared, prepare_data, save_prepared
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
-from orchestrator.evaluation import METRIC_NAMES
+from orchestrator.evaluation import METRIC_NAMES, check_backend
 from orchestrator.feed import batch_order
 from orchestrator.live_view import LiveView, Progress
 from orchestrator.placement import PlacementPlan, check_resources, plan_placement, resolve_gpus
@@ -83,6 +83,7 @@ def launch(
             loss that is not finite, or after too many retries.
     """
     run_dir = run_dir.resolve()
+    check_backend(config.evaluation.backend)
     check_run_dir(run_dir, config, resume=resume)
     with making_run_dir(run_dir, keep=resume), locked(run_dir):
         finished = finished_run(run_dir, config) if resume else None

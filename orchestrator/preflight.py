@@ -15,6 +15,7 @@ import ray
 
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData, build_dataset, check_test_pipeline, prepare_data
+from orchestrator.evaluation import check_backend
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import check_compatible
 from orchestrator.launcher import (
@@ -38,6 +39,8 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
         CoTrainError: the first check that fails, naming what to change.
     """
     yield "configuration"
+    check_backend(config.evaluation.backend)
+    yield f"evaluation by {config.evaluation.backend}"
     existed = run_dir.exists()
     check_run_dir(run_dir, config, resume=False)
     with making_run_dir(run_dir, keep=False):

@@ -23,7 +23,12 @@ from orchestrator.checkpoints import CheckpointState, read_part, read_state, ver
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData
 from orchestrator.errors import CheckpointError
-from orchestrator.evaluation import Detections, EvalResult, evaluate_detections
+from orchestrator.evaluation import (
+    Detections,
+    EvalResult,
+    check_backend,
+    evaluate_detections,
+)
 from orchestrator.feed import BatchOrder
 from orchestrator.grid import GridDescription, check_compatible
 from orchestrator.iteration import CoTrainNetwork, Handle, IterationRecord, cotrain_iteration
@@ -157,11 +162,13 @@ class CoTrainer:
     # -- before the first iteration -------------------------------------------------------------
 
     def check(self) -> None:
-        """Compare the networks' prior grids.
+        """Compare the networks' prior grids, and ask for the evaluation's backend.
 
         Raises:
             ModelError: two networks cannot be compared.
+            ConfigError: the backend is not installed where this trainer runs.
         """
+        check_backend(self.config.evaluation.backend)
         grids: dict[str, GridDescription] = {}
         for network in self.networks:
             grids[network.name] = self.hooks.resolve(network.describe())[0]
@@ -300,7 +307,10 @@ class CoTrainer:
         for name, parts in handles.items():
             detections = Detections.concatenate(self.hooks.resolve(parts))
             result = evaluate_detections(
-                detections, Path(self.data.val.annotations), self.data.classes
+                detections,
+                Path(self.data.val.annotations),
+                self.data.classes,
+                backend=self.config.evaluation.backend,
             )
             seconds = time.perf_counter() - started
             self._log_evaluation(name, result, seconds)

@@ -18,6 +18,7 @@ from typing import Any
 from orchestrator.config import load_config, save_config
 from orchestrator.datasets import prepare_data, save_prepared
 from orchestrator.errors import ConfigError
+from orchestrator.evaluation import check_backend
 from orchestrator.launcher import (
     STOP_GRACE_S,
     check_shared_memory,
@@ -86,6 +87,8 @@ def launch_sweep(
         raise ConfigError(f"--scheduler {scheduler}: expected one of {', '.join(SCHEDULERS)}")
     if concurrency is not None and concurrency < 1:
         raise ConfigError(f"--concurrency {concurrency}: at least 1")
+    for backend in {trial.config.evaluation.backend for trial in plan.trials}:
+        check_backend(backend)
     sweep_dir = sweep_dir.resolve()
     _check_sweep_dir(plan, sweep_dir, resume=resume)
     with making_run_dir(sweep_dir, keep=resume), locked(sweep_dir):

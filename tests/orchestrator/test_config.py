@@ -102,6 +102,7 @@ def test_override_values(text: str, value: object) -> None:
         (dict(resources=dict(cpus_per_network=-1)), "resources.cpus_per_network = -1"),
         (dict(resources=dict(cpus_controller=float("inf"))), "resources.cpus_controller"),
         (dict(seed=-1), "seed = -1"),
+        (dict(evaluation=dict(backend="slow")), "evaluation.backend = 'slow'"),
         (dict(data=dict(root="r", min_size=-1)), "data.min_size"),
     ],
 )

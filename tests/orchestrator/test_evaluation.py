@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from orchestrator.evaluation import (
     METRIC_NAMES,
     Detections,
     EvalResult,
+    check_backend,
     evaluate_detections,
     metrics_table,
     per_class_table,
@@ -248,8 +250,16 @@ def test_unusable_input_is_named(case: tuple[Path, Detections], tmp_path: Path) 
         (tmp_path / "x.json").write_text(text)
         with pytest.raises(DataError, match=r"x\.json: not a COCO annotation file"):
             evaluate_detections(detections, tmp_path / "x.json", CLASSES)
-    with pytest.raises(ConfigError, match="backend 'slow'"):
-        evaluate_detections(detections, file, CLASSES, backend="slow")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="backend = 'slow'"):
+        evaluate_detections(detections, file, CLASSES, backend="slow")
+
+
+def test_a_backend_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_backend("pycocotools")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    check_backend("pycocotools")
+    with pytest.raises(ConfigError, match=r"needs faster-coco-eval.*pip install 'colad\[fast-eval"):
+        check_backend("faster")
 
 
 def test_detections_are_checked_and_joined() -> None:

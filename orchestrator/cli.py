@@ -109,6 +109,9 @@ def evaluate(
         str | None,
         typer.Option(metavar="larger|half", help="Overlap of ALA's property map with the boxes."),
     ] = None,
+    errors: Annotated[
+        bool, typer.Option("--errors", help="AP50 that each kind of error costs, too.")
+    ] = False,
 ) -> None:
     """COCO metrics of trained networks; on request VOC's, size, speed and more."""
     from orchestrator.evaluate_run import Extras, evaluate_target
@@ -120,7 +123,9 @@ def evaluate(
         config=config,
         network=network,
         overrides=_overrides(set_, more),
-        extras=Extras(voc=voc, complexity=complexity, speed=speed, property_map=property_map),
+        extras=Extras(
+            voc=voc, complexity=complexity, speed=speed, property_map=property_map, errors=errors
+        ),
     )
     coco = {name: report.coco for name, report in results.items()}
     console.print(metrics_table(coco))
@@ -152,6 +157,10 @@ def _extras_lines(results: Mapping[str, Any], *, per_class: bool) -> Iterator[st
             yield (
                 f"{name}: property map IoU {parts.foreground:.1f} foreground, "
                 f"{parts.background:.1f} background ({parts.mode}, {parts.num_images} images)"
+            )
+        if (lost := report.errors) is not None:
+            yield f"{name}: AP50 lost by errors of " + ", ".join(
+                f"{kind.replace('_', ' ')} {gain:.1f}" for kind, gain in lost.gains.items()
             )
 
 

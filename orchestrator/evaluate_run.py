@@ -22,6 +22,7 @@ from orchestrator.config import (
 )
 from orchestrator.data import coco
 from orchestrator.datasets import Split, build_dataset
+from orchestrator.error_analysis import ErrorResult, analyse_errors
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.evaluation import EvalResult, check_backend, evaluate_detections
 from orchestrator.prediction import predict_dataset
@@ -52,6 +53,8 @@ class Extras:
     """Images per second, one at a time."""
     property_map: str | None = None
     """``"larger"`` or ``"half"``: overlap of ALA's property map with the boxes."""
+    errors: bool = False
+    """What each kind of error costs."""
 
     def __post_init__(self) -> None:
         if self.voc is not None:
@@ -70,6 +73,7 @@ class NetworkReport:
     speed: Speed | None = None
     property_map: PropertyResult | None = None
     """Also None for a network without that branch."""
+    errors: ErrorResult | None = None
 
 
 def evaluate_target(
@@ -251,4 +255,5 @@ def _evaluate(
         complexity=complexity,
         speed=speed,
         property_map=property_map,
+        errors=analyse_errors(detections, annotations, classes) if extras.errors else None,
     )

@@ -123,7 +123,8 @@ def test_extras_of_a_run(tmp_path: Path) -> None:
     plain = evaluate_target(tmp_path / "run")["r18"]
     assert (plain.voc, plain.complexity, plain.speed) == (None, None, None)
     reports = evaluate_target(
-        tmp_path / "run", extras=Extras(voc="11points", complexity=True, speed=True)
+        tmp_path / "run",
+        extras=Extras(voc="11points", complexity=True, speed=True, errors=True),
     )
     report = reports["r18"]
     assert report.coco.metrics == pytest.approx(plain.coco.metrics, nan_ok=True)
@@ -131,8 +132,11 @@ def test_extras_of_a_run(tmp_path: Path) -> None:
     assert report.complexity is not None and report.complexity.input_hw == (64, 64)
     assert report.speed is not None and report.speed.num_images == 8
     lines = list(cli._extras_lines(reports, per_class=True))
-    assert len(lines) == 4 and lines[0].startswith("r18: VOC mAP ")
+    assert report.errors is not None
+    assert report.errors.ap50 == pytest.approx(report.coco.metrics["AP50"])
+    assert len(lines) == 5 and lines[0].startswith("r18: VOC mAP ")
     assert "circle " in lines[1] and "M parameters" in lines[2] and "images/s" in lines[3]
+    assert lines[4].startswith("r18: AP50 lost by errors of class ")
 
 
 # -- ALA's property map ---------------------------------------------------------------------------

@@ -129,6 +129,28 @@ TAUGHT: dict[str, tuple[str, list[str]]] = {
     "solad-cop": ("solad", ["networks.student.model.bbox_head.aux_cop=True"]),
     "solad-dw": ("dw_lad", ["soft_labels.gamma=0.5"]),
     "soft-labels-ala": ("ala_lad", ["soft_labels.hard_labels=False", "soft_labels.iou_weight=0"]),
+    "soft-labels-dw": (
+        "dw_lad",
+        ["soft_labels.hard_labels=False", "networks.student.model.bbox_head.box_refine=True"],
+    ),
+    "soft-labels-autoassign": ("autoassign_lad", ["soft_labels.hard_labels=False"]),
+    "soft-labels-autoassign-explicit": (
+        "autoassign_lad",
+        [
+            "soft_labels.hard_labels=False",
+            "soft_labels.iou_weight=0",
+            "networks.student.model.bbox_head.objectness=explicit",
+        ],
+    ),
+    "soft-labels-ala-centerness": (
+        "ala_lad",
+        [
+            "soft_labels.hard_labels=False",
+            "soft_labels.iou_weight=0",
+            "networks.student.model.bbox_head.objectness=centerness",
+        ],
+    ),
+    "soft-labels-musu": ("musu_lad", ["soft_labels.hard_labels=False"]),
     "colad-soft": ("colad_soft", []),
     "colad-soft-autoassign": ("autoassign_colad", ["soft_labels.loss=l1"]),
     "colad-heads": ("dw_colad", ["networks.r34.preset=tiny_dw_tood_r18"]),

@@ -109,6 +109,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="larger|half", help="Overlap of ALA's property map with the boxes."),
     ] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option(metavar="WxH,WxH...", help="Multi-scale testing: these scales, with flips."),
+    ] = None,
     errors: Annotated[
         bool, typer.Option("--errors", help="AP50 that each kind of error costs, too.")
     ] = False,
@@ -116,6 +120,7 @@ def evaluate(
     """COCO metrics of trained networks; on request VOC's, size, speed and more."""
     from orchestrator.evaluate_run import Extras, evaluate_target
     from orchestrator.evaluation import metrics_table, per_class_table
+    from orchestrator.multi_scale import parse_scales
 
     results = evaluate_target(
         target,
@@ -124,7 +129,12 @@ def evaluate(
         network=network,
         overrides=_overrides(set_, more),
         extras=Extras(
-            voc=voc, complexity=complexity, speed=speed, property_map=property_map, errors=errors
+            voc=voc,
+            complexity=complexity,
+            speed=speed,
+            property_map=property_map,
+            errors=errors,
+            scales=() if scales is None else parse_scales(scales),
         ),
     )
     coco = {name: report.coco for name, report in results.items()}

@@ -25,6 +25,7 @@ from orchestrator.datasets import Split, build_dataset
 from orchestrator.error_analysis import ErrorResult, analyse_errors
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.evaluation import EvalResult, check_backend, evaluate_detections
+from orchestrator.multi_scale import augmented, predict_augmented
 from orchestrator.prediction import predict_dataset
 from orchestrator.property_metric import (
     PropertyResult,
@@ -55,6 +56,8 @@ class Extras:
     """``"larger"`` or ``"half"``: overlap of ALA's property map with the boxes."""
     errors: bool = False
     """What each kind of error costs."""
+    scales: tuple[tuple[int, int], ...] = ()
+    """(longer, shorter) sides of multi-scale testing, with flips; none: the data's one scale."""
 
     def __post_init__(self) -> None:
         if self.voc is not None:
@@ -232,7 +235,11 @@ def _evaluate(
     annotations = Path(split.annotations)
     detector.to(device)
     with evaluating(detector):
-        detections = predict_dataset(detector, dataset, batch_size=BATCH, device=device)
+        if extras.scales:
+            views = build_dataset(augmented(data, extras.scales), split, classes, train=False)
+            detections = predict_augmented(detector, views)
+        else:
+            detections = predict_dataset(detector, dataset, batch_size=BATCH, device=device)
         complexity = measure_complexity(detector, dataset) if extras.complexity else None
         speed = measure_speed(detector, dataset, device) if extras.speed else None
         property_map = None

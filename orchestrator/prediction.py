@@ -36,11 +36,12 @@ def predict_dataset(
         processed = model.data_preprocessor(data, training=False)
         with torch.no_grad():
             results = model.predict(processed["inputs"], processed["data_samples"], rescale=True)
-        parts.extend(_plain(result) for result in results)
+        parts.extend(detections_of(result) for result in results)
     return Detections.concatenate(parts)
 
 
-def _plain(result: Any) -> Detections:
+def detections_of(result: Any) -> Detections:
+    """What one mmdet data sample says was found in its image."""
     found = result.pred_instances
     count = len(found.scores)
     return Detections(

@@ -11,9 +11,12 @@ import contextlib
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -37,6 +40,9 @@ MARGIN = 40
 """Iterations after a mark in which its readings are taken."""
 GOAL = 1.03
 
+DAEMONS = ("gcs", "raylet")
+"""Ray's own, which grow by some MiB in their first minutes even if nothing runs."""
+
 Memory = dict[str, float]
 """MiB by process, and of the object store."""
 
@@ -51,11 +57,11 @@ class Marks:
 
 
 class Watch(LiveView):
-    """Takes readings behind the marks."""
+    """Takes readings behind the marks; ``idle`` is the process id of an idle Ray's driver."""
 
-    def __init__(self, run_dir: Path, marks: Marks) -> None:
+    def __init__(self, run_dir: Path, marks: Marks, idle: int) -> None:
         super().__init__(Console(quiet=True), title="long run")
-        self.run_dir, self.marks = run_dir, marks
+        self.run_dir, self.marks, self.idle = run_dir, marks, idle
         self.readings: dict[int, list[Memory]] = {marks.early: [], marks.late: []}
 
     def update(self, progress: Progress) -> None:
@@ -63,18 +69,23 @@ class Watch(LiveView):
         for mark, readings in self.readings.items():
             inside = mark < progress.iteration <= mark + MARGIN
             if inside and progress.status == "training":
-                readings.append(read_memory(self.run_dir))
+                readings.append(read_memory(self.run_dir, self.idle))
 
 
-def read_memory(run_dir: Path) -> Memory:
-    """MiB of the run's processes and of this process's other descendants: Ray's own."""
+def read_memory(run_dir: Path, idle: int) -> Memory:
+    """MiB of the run's processes and of this process's other descendants: Ray's own, twice."""
     placed = json.loads((run_dir / "processes.json").read_text())
     names = {placed["controller"]["pid"]: "controller", os.getpid(): "launcher"}
     names |= {feeder["pid"]: f"feeder {i}" for i, feeder in enumerate(placed["feeders"])}
     for name, ranks in placed["networks"].items():
         names |= {rank["pid"]: f"network {name}" for rank in ranks}
     memory: Memory = {}
-    for pid in _descendants(os.getpid()):
+    twin = _descendants(idle)
+    for pid in twin:
+        found, name = _resident(pid), _program(pid)
+        if found is not None and name in DAEMONS:
+            memory[f"idle {name}"] = found
+    for pid in set(_descendants(os.getpid())) - set(twin):
         found = _resident(pid)
         name = names.get(pid) or _program(pid)
         if found is None or name is None:
@@ -140,7 +151,29 @@ def _program(pid: int) -> str | None:
     return next((name for part, name in known.items() if part in command), None)
 
 
-def train(marks: Marks, folder: Path) -> Watch:
+@contextlib.contextmanager
+def idle_ray(folder: Path) -> Iterator[int]:
+    """A second Ray that does nothing, as old as the run's; gives its driver's process id."""
+    code = (
+        "import ray, sys\n"
+        "ray.init(address='local', num_cpus=1, include_dashboard=False, log_to_driver=False,"
+        " object_store_memory=100 * 2**20, _temp_dir=sys.argv[1])\n"
+        "sys.stdin.read()\n"
+        "ray.shutdown()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield process.pid
+    finally:
+        process.communicate()  # closes its input
+
+
+def train(marks: Marks, folder: Path, idle: int) -> Watch:
     """The run, in a Ray of its own."""
     from orchestrator.config import load_config
     from orchestrator.launcher import launch
@@ -155,7 +188,7 @@ def train(marks: Marks, folder: Path) -> Watch:
             "resources.gpus_per_network=0",
         ],
     )
-    watch = Watch(folder / "run", marks)
+    watch = Watch(folder / "run", marks, idle)
     launch(config, watch.run_dir, resume=False, address=None, view=watch)
     return watch
 
@@ -166,7 +199,11 @@ def run(quick: bool) -> list[Result]:
     import ray
 
     marks = Marks(100, 300, 50) if quick else Marks(200, 2000, 100)
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as other,
+        idle_ray(Path(other)) as idle,
+    ):
         ray.init(
             address="local",
             num_cpus=4,
@@ -176,7 +213,7 @@ def run(quick: bool) -> list[Result]:
             _temp_dir=folder,
         )
         try:
-            watch = train(marks, Path(folder))
+            watch = train(marks, Path(folder), idle)
         finally:
             ray.shutdown()
     return _results(watch)
@@ -186,24 +223,36 @@ def _results(watch: Watch) -> list[Result]:
     early, late = (watch.readings[mark] for mark in (watch.marks.early, watch.marks.late))
     if not early or not late:
         raise RuntimeError("the run passed a mark between two looks: make MARGIN larger")
-    results = []
-    for name in early[0]:
-        before, after = (
-            [reading[name] for reading in readings if name in reading] for readings in (early, late)
+    lines = {name: _growth(name, early, late, watch.marks) for name in sorted(early[0])}
+    for name in DAEMONS:
+        alone = lines.pop(f"idle {name}")
+        grown = lines[name]
+        lines[f"{name} over idle"] = replace(
+            grown,
+            name=f"{grown.name}-over-idle",
+            ratio=grown.ratio / alone.ratio,
+            low=None,
+            high=None,
+            note=f"growth over that of an idle Ray's in the same time ({alone.ratio:.3f})",
         )
-        ours, peer = statistics.median(after), statistics.median(before)
-        results.append(
-            Result(
-                name=f"long-run/{name.replace(' ', '-')}",
-                ours=ours,
-                peer=peer,
-                ratio=ours / peer,
-                goal=GOAL,
-                better="lower",
-                unit="MiB",
-                low=min(after) / max(before),
-                high=max(after) / min(before),
-                note=f"after {watch.marks.late} and after {watch.marks.early} iterations",
-            )
-        )
-    return results
+    return list(lines.values())
+
+
+def _growth(name: str, early: Sequence[Memory], late: Sequence[Memory], marks: Marks) -> Result:
+    """How a process has grown."""
+    before, after = (
+        [reading[name] for reading in readings if name in reading] for readings in (early, late)
+    )
+    ours, peer = statistics.median(after), statistics.median(before)
+    return Result(
+        name=f"long-run/{name.replace(' ', '-')}",
+        ours=ours,
+        peer=peer,
+        ratio=ours / peer,
+        goal=GOAL,
+        better="lower",
+        unit="MiB",
+        low=min(after) / max(before),
+        high=max(after) / min(before),
+        note=f"after {marks.late} and after {marks.early} iterations",
+    )

@@ -9,6 +9,7 @@ store; another one would be added here.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -98,14 +99,15 @@ def pack(
 def _pack_soft(predictions: DensePredictions) -> PackedSoft:
     cls, boxes, quality = predictions.cls, predictions.boxes, predictions.quality
     parts = [part.detach() for part in (cls, boxes, quality) if part is not None]
-    finite = torch.stack([torch.isfinite(part).all() for part in parts]).all()
+    # The extremes are not finite where anything is not; one pass, without a mask of each part.
+    extremes = torch.stack([bound.float() for part in parts for bound in part.aminmax()])
     return PackedSoft(
         cls=parts[0].to(torch.float16).cpu().numpy(),
         cls_is_prob=predictions.cls_is_prob,
         boxes=parts[1].to(torch.float32).cpu().numpy(),
         quality=None if quality is None else parts[2].to(torch.float16).cpu().numpy(),
         quality_kind=predictions.quality_kind,
-        finite=bool(finite),
+        finite=bool(torch.isfinite(extremes).all()),
     )
 
 
@@ -120,11 +122,19 @@ def unpack(packed: PackedTable, device: torch.device) -> CostTable:
 def unpack_soft(
     packed: PackedSoft, images: Sequence[int], device: torch.device
 ) -> DensePredictions:
-    """The outputs for some images on ``device``, float32; costs one host copy of those images."""
+    """The outputs for some images on ``device``, float32.
+
+    The result may share memory with ``packed``, which lies read-only in the object store: do not
+    write to it.
+    """
+
+    whole = list(images) == list(range(len(packed.cls)))
 
     def rows(array: np.ndarray) -> torch.Tensor:
-        chosen = array[list(images)]  # a copy: arrays from the object store are read-only
-        return torch.from_numpy(chosen).to(device).float()
+        chosen = array if whole else array[list(images)]
+        with warnings.catch_warnings():  # the store's arrays are read-only, and only read here
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            return torch.from_numpy(chosen).to(device).float()
 
     return DensePredictions(
         cls=rows(packed.cls),

@@ -112,6 +112,8 @@ class DataConfig:
     """Draw a toy dataset into ``root`` on first use: arguments of ``orchestrator.data.shapes``."""
     scale: tuple[int, int] = (1333, 800)
     """(longer, shorter) side of the network input in pixels, aspect ratio kept."""
+    train_scales: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Multi-scale training: sizes between these two, each pixel as likely, instead of ``scale``."""
     flip: float = 0.5
     """Probability of a horizontal flip in training."""
     train_pipeline: list[dict[str, Any]] | None = None
@@ -134,6 +136,22 @@ class DataConfig:
         _require(
             len(self.scale) == 2 and min(self.scale) > 0, f"data.scale = {self.scale!r}: (w, h)"
         )
+        if self.train_scales is not None:
+            _require(
+                min(side for scale in self.train_scales for side in scale) > 0,
+                f"data.train_scales = {self.train_scales!r}: ((w, h), (w, h)) in pixels",
+            )
+            _require(
+                self.train_pipeline is None,
+                f"data.train_scales = {self.train_scales!r} with data.train_pipeline: a pipeline "
+                "of your own resizes itself (mmdet's RandomResize); keep one of the two",
+            )
+
+    @property
+    def largest_scale(self) -> tuple[int, int]:
+        """Sides that no training image of the default pipeline exceeds."""
+        scales = self.train_scales or (self.scale,)
+        return max(scale[0] for scale in scales), max(scale[1] for scale in scales)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -342,12 +360,16 @@ class LogConfig:
 
     flush_interval: int = 50
     """Iterations between writes of the run log and the live view's numbers."""
-    assignments_interval: int = 200
-    """Iterations between sampled cost tables in ``assignments.parquet``; 0 for none."""
+    assignments_interval: int | None = None
+    """Iterations between sampled cost tables in ``assignments.parquet``; 0 for none, None for 40 of
+    them over the run."""
 
     def __post_init__(self) -> None:
         _positive(log__flush_interval=self.flush_interval)
-        _require(self.assignments_interval >= 0, "log.assignments_interval must not be negative")
+        _require(
+            self.assignments_interval is None or self.assignments_interval >= 0,
+            f"log.assignments_interval = {self.assignments_interval}: must not be negative",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -571,6 +593,9 @@ def _parse_value(text: str) -> Any:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read an mmengine config file, apply ``--set`` overrides and validate.
 
+    Top-level names that start with an underscore are no fields: files share pieces by them
+    (``_base_._x101``).
+
     Side effects: a config file is Python; it is executed.
 
     Raises:
@@ -588,7 +613,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise
     except Exception as error:  # the file is the user's program: whatever it raises is its error
         raise ConfigError(f"config file {str(path)!r}: {type(error).__name__}: {error}") from error
-    return from_mapping(RunConfig, to_plain(config))
+    fields = {key: value for key, value in to_plain(config).items() if not key.startswith("_")}
+    return from_mapping(RunConfig, fields)
 
 
 def to_plain(value: Any) -> Any:

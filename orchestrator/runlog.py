@@ -30,11 +30,13 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from orchestrator.errors import CheckpointError
-from orchestrator.evaluation import METRIC_NAMES
+from orchestrator.evaluation import METRIC_NAMES, Detections
 
 LOGS = ("iterations", "evaluations", "assignments")
 _INTEGERS = ("iteration", "epoch")
 _PART = re.compile(r"part-(\d{9,})-(\d+)\.parquet")
+_CORNERS = ("x1", "y1", "x2", "y2")
+_ITERATION_KEY = "colad.iteration"
 _DISTRIBUTIONS = (
     "colad",
     "torch",
@@ -266,6 +268,43 @@ def read_log(run_dir: Path, name: str) -> pd.DataFrame:
     tables = [pq.read_table(part) for part in parts]
     frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     return frame.sort_values("iteration", kind="stable", ignore_index=True)
+
+
+def write_detections(run_dir: Path, network: str, detections: Detections, iteration: int) -> Path:
+    """Keep what a network found at its newest evaluation, for the report; earlier ones go."""
+    columns: dict[str, Any] = {
+        "image_id": detections.image_id,
+        "category": detections.category.astype(np.int32),
+        "score": detections.score.astype(np.float32),
+    }
+    for index, name in enumerate(_CORNERS):
+        columns[name] = detections.boxes[:, index].astype(np.float32)
+    table = pa.table(columns).replace_schema_metadata({_ITERATION_KEY: str(iteration)})
+    path = Path(run_dir) / "detections" / f"{network}.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    pq.write_table(table, temporary)
+    os.replace(temporary, path)
+    return path
+
+
+def read_detections(run_dir: Path, network: str) -> tuple[Detections, int] | None:
+    """Detections of the newest evaluation and its iteration; None where a run kept none."""
+    path = Path(run_dir) / "detections" / f"{network}.parquet"
+    if not path.is_file():
+        return None
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    column = {name: table[name].to_numpy() for name in table.column_names}
+    detections = Detections(
+        image_id=column["image_id"].astype(np.int64),
+        category=column["category"].astype(np.int64),
+        score=column["score"],
+        boxes=np.stack([column[name] for name in _CORNERS], axis=1),
+    )
+    return detections, int(table.schema.metadata[_ITERATION_KEY.encode()])
 
 
 def write_environment(run_dir: Path, command: Sequence[str] | None = None) -> dict[str, Any]:

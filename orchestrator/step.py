@@ -23,6 +23,7 @@ from orchestrator.batch import Batch
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData
 from orchestrator.exchange import PackedTable
+from orchestrator.pair_weights import pair_weights
 from orchestrator.switching import Choice
 
 
@@ -83,6 +84,10 @@ class Pending:
     ended: float = 0.0
 
 
+SAMPLED_PAIRS = 4096
+"""Rows of one sample at most, unless its first image alone has more."""
+
+
 def sample_pairs(
     spec: NetworkSpec,
     pending: Pending,
@@ -90,21 +95,30 @@ def sample_pairs(
     tables: Sequence[PackedTable],
     assignment: Assignment | None,
 ) -> dict[str, np.ndarray]:
-    """The pairs of the batch's first image: who is candidate of which GT, at which cost."""
-    keep = (pending.candidates.image == 0).cpu().numpy()
-    columns = {
-        name: getattr(pending.candidates, name).cpu().numpy()[keep]
-        for name in ("gt", "prior", "level")
-    }
-    columns["image_id"] = np.full(int(keep.sum()), pending.batch.image_ids[0])
+    """The pairs of the batch's first images: who is candidate of which GT, cost and weight.
+
+    As many whole images as ``SAMPLED_PAIRS`` holds, one at least. ``gt_area`` is in square pixels
+    of the network's input.
+    """
+    pairs, gts = pending.candidates, pending.gts
+    image = pairs.image.cpu().numpy()
+    ends = np.searchsorted(image, np.arange(gts.num_images), "right")
+    end = max([ends[0], *ends[ends <= SAMPLED_PAIRS]])
+    columns = {name: getattr(pairs, name)[:end].cpu().numpy() for name in ("gt", "prior", "level")}
+    columns["image_id"] = np.array(pending.batch.image_ids)[image[:end]]
+    sizes = pending.batch.boxes[:, 2:] - pending.batch.boxes[:, :2]
+    columns["gt_area"] = sizes.prod(axis=1)[columns["gt"]]
+    columns["gt_label"] = pending.batch.labels[columns["gt"]]
     for table in tables:
-        columns[f"cost_{table.network}"] = table.cost[keep]
+        columns[f"cost_{table.network}"] = table.cost[:end]
     if pending.table is not None:
-        columns[f"cost_{spec.name}"] = pending.table.cost.detach().cpu().numpy()[keep]
+        columns[f"cost_{spec.name}"] = pending.table.cost.detach()[:end].cpu().numpy()
     if choice is not None:
         names = np.array(spec.config.readable)
-        columns["teacher"] = names[choice.teacher.cpu().numpy()[keep]].astype(str)
+        columns["teacher"] = names[choice.teacher[:end].cpu().numpy()].astype(str)
+    if assignment is not None:
+        weights = pair_weights(assignment, pairs, pending.predictions, gts)
+        columns["pos_weight"], columns["neg_weight"] = (w[:end].cpu().numpy() for w in weights)
     if isinstance(assignment, HardAssignment):
-        labels = assignment.labels[0].cpu().numpy()
-        columns["positive"] = labels[columns["prior"]] < pending.predictions.num_classes
+        columns["positive"] = columns["pos_weight"] > 0
     return columns

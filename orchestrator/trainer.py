@@ -33,13 +33,15 @@ from orchestrator.feed import BatchOrder
 from orchestrator.grid import GridDescription, check_compatible
 from orchestrator.iteration import CoTrainNetwork, Handle, IterationRecord, cotrain_iteration
 from orchestrator.live_view import Progress
-from orchestrator.runlog import RunLog
+from orchestrator.runlog import RunLog, write_detections
 from orchestrator.step import StepResult
 
 logger = logging.getLogger(__name__)
 
 RECENT = 50
 """Iterations that the live numbers (speed, who taught) look back on."""
+SAMPLES = 40
+"""Sampled cost tables of a run whose ``log.assignments_interval`` is None."""
 
 
 class Outcome(Enum):
@@ -103,6 +105,8 @@ class Plan:
     iterations_per_epoch: int
     evaluate_every: int | None
     checkpoint_every: int | None
+    sample_every: int
+    """Iterations between two sampled cost tables; 0 for none."""
 
 
 def make_plan(config: RunConfig, order: BatchOrder) -> Plan:
@@ -116,11 +120,13 @@ def make_plan(config: RunConfig, order: BatchOrder) -> Plan:
     every = evaluation.interval
     if evaluation.interval_epochs is not None:
         every = evaluation.interval_epochs * per_epoch
+    sample_every = config.log.assignments_interval
     return Plan(
         max_iterations=iterations,
         iterations_per_epoch=per_epoch,
         evaluate_every=every,
         checkpoint_every=config.checkpoint.interval or every,
+        sample_every=max(iterations // SAMPLES, 1) if sample_every is None else sample_every,
     )
 
 
@@ -225,7 +231,7 @@ class CoTrainer:
     def _issue(self, iteration: int) -> list[IterationRecord]:
         """Issue the micro-batches of one iteration."""
         accumulate = self.config.train.accumulate
-        every = self.config.log.assignments_interval
+        every = self.plan.sample_every
         records = []
         for micro in range(accumulate):
             position = iteration * accumulate + micro
@@ -314,6 +320,7 @@ class CoTrainer:
             )
             seconds = time.perf_counter() - started
             self._log_evaluation(name, result, seconds)
+            write_detections(self.run_log.run_dir, name, detections, self.iteration)
         self.hooks.report(self.progress())
         self._collected_s = time.perf_counter()
 

@@ -14,8 +14,14 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from orchestrator.errors import CheckpointError
-from orchestrator.evaluation import METRIC_NAMES
-from orchestrator.runlog import RunLog, read_log, write_environment
+from orchestrator.evaluation import METRIC_NAMES, Detections
+from orchestrator.runlog import (
+    RunLog,
+    read_detections,
+    read_log,
+    write_detections,
+    write_environment,
+)
 
 
 def _log(log: RunLog, iterations: range, value: float = 1.0, **more: Any) -> None:
@@ -238,3 +244,22 @@ def test_environment_holds_versions_and_nothing_private(
     assert isinstance(environment["gpus"], list)
     assert "hunter2" not in text and "someone" not in text
     assert os.listdir(tmp_path / "run") == ["environment.json"]
+
+
+def test_detections_come_back_with_their_iteration(tmp_path: Path) -> None:
+    assert read_detections(tmp_path, "r18") is None
+    found = Detections(
+        image_id=np.array([7, 9]),
+        category=np.array([0, 2]),
+        score=np.array([0.5, 0.25], np.float32),
+        boxes=np.array([[0, 1, 2, 3], [4, 5, 6, 7]], np.float32),
+    )
+    write_detections(tmp_path, "r18", found, 300)
+    write_detections(tmp_path, "r18", found, 600)
+    again = read_detections(tmp_path, "r18")
+    assert again is not None and again[1] == 600
+    for name in ("image_id", "category", "score", "boxes"):
+        np.testing.assert_array_equal(getattr(again[0], name), getattr(found, name))
+    (tmp_path / "detections" / "r18.parquet").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="r18.parquet"):
+        read_detections(tmp_path, "r18")

@@ -223,8 +223,12 @@ def tune(
     seeds: Annotated[int, typer.Option(help="Runs of every setting.")] = 1,
     samples: Annotated[int, typer.Option(help="Settings of a search.")] = 8,
     scheduler: Annotated[
-        str, typer.Option(help="Ends weak trials early: none, asha or median.")
+        str, typer.Option(help="none; asha or median end weak trials early; pbt moves them.")
     ] = "none",
+    search: Annotated[
+        str | None,
+        typer.Option(help="grid, random or optuna. [default: grid for tables, else random]"),
+    ] = None,
     concurrency: Annotated[
         int | None, typer.Option(help="Trials at once. [default: what fits]")
     ] = None,
@@ -253,12 +257,14 @@ def tune(
         overrides=_overrides(set_, more),
         seeds=seeds,
         samples=samples,
+        search=search,
+        population=scheduler == "pbt",
         max_iterations=max_iterations,
         gpus_per_network=gpus_per_network,
     )
     plan = plan_sweep(space, options)
     sweep_dir = work_dir or Path("runs") / space
-    console.print(f"{space}: {len(plan.trials)} trials -> {escape(str(sweep_dir))}")
+    console.print(f"{space}: {plan.size} trials -> {escape(str(sweep_dir))}")
     result = launch_sweep(
         plan,
         sweep_dir,
@@ -272,6 +278,41 @@ def tune(
     if result.interrupted:
         console.print("stopped; go on with: the same command and --resume")
         raise typer.Exit(130)
+
+
+@app.command()
+def assign(
+    target: Annotated[Path, typer.Argument(help="Image, COCO file or data folder.")],
+    more: MoreArgument = None,
+    set_: SetOption = None,
+    config: Annotated[list[Path] | None, typer.Option(help="Method; may be repeated.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run, checkpoint in one or .pth, for the --config of the same place."),
+    ] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(help="COCO file of an image. [default: one near it]")
+    ] = None,
+    image: Annotated[str | None, typer.Option(help="File name of one image of the data.")] = None,
+    count: Annotated[int, typer.Option(help="Otherwise: how many first images.")] = 1,
+    out: Annotated[Path, typer.Option(help="File (.png, .jpg, .pdf, .svg) or folder.")] = Path("assignments"),
+) -> None:
+    """Draw what methods assign on an image, side by side, without training."""
+    from orchestrator.report.assign import AssignRequest, draw_request
+
+    request = AssignRequest(
+        target=target,
+        configs=tuple(config or ()),
+        checkpoints=tuple(checkpoint or ()),
+        overrides=tuple(_overrides(set_, more)),
+        annotations=annotations,
+        image=image,
+        count=count,
+        out=out,
+    )
+    for path, lines in draw_request(request):
+        for line in (str(path), *(f"  {line}" for line in lines)):
+            console.print(escape(line), soft_wrap=True)
 
 
 @app.command()

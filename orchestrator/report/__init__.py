@@ -1,0 +1,1 @@
+"""Pictures of what co-training does: assignments of an image, and the report of a run."""

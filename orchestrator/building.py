@@ -288,6 +288,7 @@ def _load_weights(
     backbone_weights: str | None,
     classes: Sequence[str],
 ) -> None:
+    from orchestrator.backbone_weights import load_backbone
     from orchestrator.weights import class_names_of, load_into, load_weights, state_dict_of
 
     if config.checkpoint is not None:
@@ -303,12 +304,8 @@ def _load_weights(
         load_into(detector, state_dict_of(checkpoint), what=what)
     elif backbone_weights is not None:
         state = state_dict_of(load_weights(backbone_weights))
-        backbone = detector.get_submodule("backbone")
-        if any(key.startswith("backbone.") for key in state):
-            state = {k[9:]: v for k, v in state.items() if k.startswith("backbone.")}
-        known = backbone.state_dict()
-        state = {key: value for key, value in state.items() if key in known}  # not the classifier
-        load_into(backbone, state, what=f"networks.{name}.pretrained = {backbone_weights!r}")
+        what = f"networks.{name}.pretrained = {backbone_weights!r}"
+        load_backbone(detector.get_submodule("backbone"), state, what=what)
 
 
 def build_optimizer(

@@ -49,6 +49,8 @@ def build_pipeline(data: DataConfig, *, train: bool) -> list[dict[str, Any]]:
     keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")
     if not train:
         return [dict(type="LoadImageFromFile"), resize, dict(type="PackDetInputs", meta_keys=keys)]
+    if data.train_scales is not None:
+        resize = dict(type="RandomResize", scale=list(data.train_scales), keep_ratio=True)
     return [
         dict(type="LoadImageFromFile"),
         dict(type="LoadAnnotations", with_bbox=True),

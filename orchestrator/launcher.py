@@ -218,7 +218,7 @@ def finished_run(run_dir: Path, config: RunConfig) -> RunResult | None:
 
 def feed_store_bytes(config: RunConfig, num_classes: int) -> int:
     """Bytes of the object store that the run's batches and tables may take at once, generously."""
-    width, height = config.data.scale
+    width, height = config.data.largest_scale
     images = config.train.batch_size * config.train.accumulate
     in_flight = config.feed.prefetch + config.lookahead + 2
     tables = 64 * 2**20

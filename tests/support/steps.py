@@ -42,31 +42,33 @@ def tiny_config(stem: str, overrides: Sequence[str] = ()) -> RunConfig:
     return load_config(path, [*narrow, f"train.max_iterations={STEPS}", *overrides])
 
 
-def with_random_teachers(config: RunConfig, folder: Path) -> RunConfig:
+def with_random_teachers(
+    config: RunConfig, folder: Path, num_classes: int = len(CLASSES)
+) -> RunConfig:
     """The same with files of random weights for the frozen networks, so that they can be built."""
     networks = dict(config.networks)
     for name, settings in config.networks.items():
         if settings.learner:
             continue
         random = replace(settings, learner=True, checkpoint=None, pretrained="none")
-        detector, _ = build_detector(name, random, len(CLASSES), config.seed)
+        detector, _ = build_detector(name, random, num_classes, config.seed)
         path = folder / f"{name}.pth"
         torch.save({"state_dict": detector.state_dict()}, path)
         networks[name] = replace(settings, checkpoint=str(path))
     return replace(config, networks=networks)
 
 
-def noise_batch(counts: Sequence[int], seed: int = 0) -> Batch:
+def noise_batch(counts: Sequence[int], seed: int = 0, side: int = SIDE) -> Batch:
     """Square images of noise; image i has ``counts[i]`` boxes."""
     rng = np.random.default_rng([seed, *counts])
     total = sum(counts)
-    corner = rng.uniform(0, SIDE / 2, (total, 2))
-    extent = rng.uniform(SIDE / 8, SIDE / 2, (total, 2))
-    meta = dict(ori_shape=(SIDE, SIDE), img_shape=(SIDE, SIDE), scale_factor=(1.0, 1.0))
+    corner = rng.uniform(0, side / 2, (total, 2))
+    extent = rng.uniform(side / 8, side / 2, (total, 2))
+    meta = dict(ori_shape=(side, side), img_shape=(side, side), scale_factor=(1.0, 1.0))
     return Batch(
         batch_id=f"noise.{seed}",
-        pixels=rng.integers(0, 256, len(counts) * 3 * SIDE * SIDE, dtype=np.uint8),
-        shapes=np.tile(np.array([3, SIDE, SIDE], dtype=np.int64), (len(counts), 1)),
+        pixels=rng.integers(0, 256, len(counts) * 3 * side * side, dtype=np.uint8),
+        shapes=np.tile(np.array([3, side, side], dtype=np.int64), (len(counts), 1)),
         boxes=np.concatenate([corner, corner + extent], axis=1).astype(np.float32),
         labels=rng.integers(0, len(CLASSES), total),
         counts=np.array(counts, dtype=np.int64),
@@ -75,7 +77,7 @@ def noise_batch(counts: Sequence[int], seed: int = 0) -> Batch:
 
 
 def build_networks(
-    config: RunConfig, group: RankGroup | None = None, rank: int = 0
+    config: RunConfig, group: RankGroup | None = None, rank: int = 0, data: PreparedData = DATA
 ) -> dict[str, Network]:
     """One rank of every network, all in this process and, if given, in one group of ranks."""
     return {
@@ -83,7 +85,7 @@ def build_networks(
             NetworkSpec(
                 name=name,
                 config=config,
-                data=DATA,
+                data=data,
                 iterations_per_epoch=STEPS,
                 max_iterations=STEPS,
                 rank=rank,

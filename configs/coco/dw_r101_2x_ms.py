@@ -1,0 +1,3 @@
+# DW, ResNet-101, 2x with multi-scale training (DW, table 7). networks.r101.pretrained=...
+_base_ = ["./_base_/dw_2x_ms.py"]
+networks = dict(r101=dict(config="mmdet::atss/atss_r101_fpn_1x_coco.py", model=_base_._dw))

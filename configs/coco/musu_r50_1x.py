@@ -1,0 +1,6 @@
+# MuSu, ResNet-50, 1x (MuSu, tables 1 to 5). networks.r50.pretrained=... (Caffe-style weights)
+_base_ = ["./_base_/coco.py", "./_base_/schedule_90k.py", "./_base_/heads.py"]
+networks = dict(
+    r50=dict(config="mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py", model=_base_._musu)
+)
+assigner = dict(type="MuSu")

@@ -10,7 +10,7 @@ from orchestrator.weights import load_into
 
 PREFIX = "backbone."
 OFFSETS = "*.conv_offset.*"
-"""Of deformable convolutions: they start at 0, so that the network starts as the plain one."""
+"""Of deformable convolutions, whose offsets start at 0."""
 SWIN_OUTPUT_NORMS = "norm[0-9].*"
 """Of the maps that a Swin transformer hands to the neck; a classifier has none."""
 

@@ -1,12 +1,13 @@
 # The two commands of the README: `make demo` and `make test`. Each makes .venv when it is missing.
 PYTHON ?= python3
 VENV ?= .venv
+VENV_OPENMMLAB ?= .venv-openmmlab
 BIN = $(VENV)/bin
 TORCH ?= torch==2.13.0
 DEMO_ITERATIONS ?= 400
 PYTEST_ARGS ?=
 
-.PHONY: install demo test test-fast lint format bench bench-quick clean
+.PHONY: install demo test test-fast test-openmmlab lint format bench bench-quick clean
 
 install: $(VENV)/installed
 
@@ -28,6 +29,22 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -m 'not gpu and not slow and not ray' $(PYTEST_ARGS)
 
+# The original mmdet, mmengine and mmcv, in an environment of their own. mmcv 2.1.0 has no wheel, and
+# its setup.py runs with setuptools < 80 and Python < 3.13. Built in isolation it sees no torch, so it
+# gets no operators and needs no compiler. Older pips read the constraints of a build in PIP_CONSTRAINT.
+$(VENV_OPENMMLAB)/installed: export PIP_BUILD_CONSTRAINT = constraints-openmmlab.txt
+$(VENV_OPENMMLAB)/installed: export PIP_CONSTRAINT = constraints-openmmlab.txt
+$(VENV_OPENMMLAB)/installed: pyproject.toml constraints-openmmlab.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "python 3.10 to 3.12 is needed: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV_OPENMMLAB)
+	$(VENV_OPENMMLAB)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	$(VENV_OPENMMLAB)/bin/python -m pip install --quiet --disable-pip-version-check --use-pep517 -e '.[openmmlab,dev]'
+	touch $@
+
+test-openmmlab: $(VENV_OPENMMLAB)/installed
+	$(VENV_OPENMMLAB)/bin/colad doctor
+	$(VENV_OPENMMLAB)/bin/python -m pytest -m 'parity or not (gpu or slow or ray)' $(PYTEST_ARGS)
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +61,4 @@ bench-quick: install
 	$(BIN)/python -m benchmarks --quick
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_OPENMMLAB) runs build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -26,6 +26,8 @@ PACKAGES = (
     "numpy",
     "scikit-learn",
     "mmdet",
+    "mmengine",
+    "mmcv",
     "onedl-mmdetection",
     "onedl-mmcv",
     "onedl-mmengine",

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 
 MMDET_DISTRIBUTIONS = {
-    "maintained": ("onedl-mmdetection", "onedl-mmengine", "onedl-mmcv"),
-    "original": ("mmdet", "mmengine", "mmcv"),
+    "mmdet": (("onedl-mmdetection",), ("onedl-mmengine",), ("onedl-mmcv",)),
+    "openmmlab": (("mmdet",), ("mmengine", "mmengine-lite"), ("mmcv", "mmcv-lite")),
 }
+"""By our extra: the names that mmdet, mmengine and mmcv go by. Both supply the same modules."""
 REQUIRED = (
     "torch",
     "ray",
@@ -66,32 +67,48 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def mmdet_mixture() -> str | None:
-    """What is wrong with the mmdet installation, or None: one distribution, all three parts."""
-    present = {
-        name: [d for d in parts if version_of(d) is not None]
-        for name, parts in MMDET_DISTRIBUTIONS.items()
+def installed_mmdet() -> dict[str, str]:
+    """Version by name, of all distributions that supply mmdet, mmengine or mmcv."""
+    names = [name for parts in MMDET_DISTRIBUTIONS.values() for part in parts for name in part]
+    versions = {name: version_of(name) for name in names}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def mmdet_problem(installed: Collection[str]) -> str | None:
+    """What is wrong with these distributions, or None: each part once, all of one extra."""
+    found = {
+        extra: [[name for name in part if name in installed] for part in parts]
+        for extra, parts in MMDET_DISTRIBUTIONS.items()
     }
-    there = {name: parts for name, parts in present.items() if parts}
-    if not there:
+    extras = [extra for extra, parts in found.items() if any(parts)]
+    if not extras:
         return "mmdet is missing: pip install 'colad[mmdet]'"
-    if len(there) > 1:
-        families = " and ".join(", ".join(parts) for parts in there.values())
-        return f"{families} are installed together and overwrite each other: uninstall one family"
-    (name, parts), *_ = there.items()
-    missing = [d for d in MMDET_DISTRIBUTIONS[name] if d not in parts]
-    return f"{', '.join(missing)} missing beside {', '.join(parts)}" if missing else None
+    if len(extras) > 1 or any(len(names) > 1 for names in found[extras[0]]):
+        names = sorted(installed)
+        return (
+            f"{', '.join(names)} are installed together and overwrite each other's files: "
+            f"pip uninstall {' '.join(names)}, then pip install 'colad[mmdet]'"
+        )
+    (extra,) = extras
+    missing = [
+        part[0] for part, names in zip(MMDET_DISTRIBUTIONS[extra], found[extra]) if not names
+    ]
+    if missing:
+        beside = ", ".join(sorted(installed))
+        return f"{', '.join(missing)} missing beside {beside}: pip install 'colad[{extra}]'"
+    return None
 
 
 def _mmdet() -> Iterator[Finding]:
-    problem = mmdet_mixture()
+    installed = installed_mmdet()
+    problem = mmdet_problem(installed)
     if problem is not None:
         yield Finding("bad", problem)
         return
-    for name, parts in MMDET_DISTRIBUTIONS.items():
-        if version_of(parts[0]) is not None:
-            versions = ", ".join(f"{d} {version_of(d)}" for d in parts)
-            yield Finding("ok", f"mmdet, {name} distribution: {versions}")
+    maintained = any(part[0] in installed for part in MMDET_DISTRIBUTIONS["mmdet"])
+    family = "maintained" if maintained else "original"
+    versions = ", ".join(f"{name} {version}" for name, version in installed.items())
+    yield Finding("ok", f"mmdet, {family} distribution: {versions}")
 
 
 def _operators() -> Iterator[Finding]:
@@ -105,8 +122,7 @@ def _operators() -> Iterator[Finding]:
         yield Finding(
             "note",
             "mmcv has no compiled operators; our stand-in serves NMS, focal loss and deformable "
-            "convolution (slower on GPUs: build them with MMCV_WITH_OPS=1 pip install "
-            "--no-build-isolation onedl-mmcv)",
+            f"convolution (slower on GPUs). {mmcv_ops.HOW_TO_BUILD}",
         )
     else:
         yield Finding("ok", "mmcv's compiled operators")

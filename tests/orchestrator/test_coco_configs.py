@@ -184,3 +184,10 @@ def test_it_trains_in_full_size(path: Path, tmp_path: Path) -> None:
         assert waiting[name] == set()
     del networks, learners
     gc.collect()
+
+
+def test_every_file_is_documented() -> None:
+    """One line each in docs/coco.md, and no line for a file that is not there."""
+    page = (ROOT / "docs" / "coco.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(\S+)\.py` \|", page, flags=re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in PATHS)

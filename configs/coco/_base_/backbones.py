@@ -29,7 +29,7 @@ _r101_caffe = dict(
     )
 )
 _x101 = dict(data_preprocessor=_rgb, backbone=_resnext)
-# The stages with deformable convolutions are those of mmdet's TOOD and VFNet configurations: all
+# The stages with deformable convolutions are those of mmdet's TOOD and GFL configurations: all
 # but the first in ResNet-101, the last two in ResNeXt-101.
 _r101_dcn = dict(backbone=dict(dcn=_dcn_v2, stage_with_dcn=(False, True, True, True)))
 _x101_dcn = dict(

@@ -236,6 +236,12 @@ def tune(
         float | None, typer.Option(help="GPUs, or a share of one, for every network.")
     ] = None,
     max_iterations: Annotated[int | None, typer.Option(help="Length of every trial.")] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(metavar="URI", help="Report to this MLflow server or folder.")
+    ] = None,
+    wandb: Annotated[
+        str | None, typer.Option(metavar="PROJECT", help="Report to Weights & Biases.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep there.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster, host:port.")] = None,
 ) -> None:
@@ -243,6 +249,7 @@ def tune(
     from orchestrator.sweep.launch import launch_sweep
     from orchestrator.sweep.plan import SweepOptions, plan_sweep
     from orchestrator.sweep.results import list_spaces, report_sweep
+    from orchestrator.sweep.trackers import Trackers
 
     if list_:
         table = Table("space", "trials", "title", box=None)
@@ -273,6 +280,7 @@ def tune(
         scheduler=scheduler,
         concurrency=concurrency,
         say=lambda line: console.print(escape(line), soft_wrap=True),
+        trackers=Trackers(mlflow=mlflow, wandb=wandb),
     )
     console.print(escape(report_sweep(result.sweep_dir).text), soft_wrap=True)
     if result.interrupted:
@@ -295,7 +303,9 @@ def assign(
     ] = None,
     image: Annotated[str | None, typer.Option(help="File name of one image of the data.")] = None,
     count: Annotated[int, typer.Option(help="Otherwise: how many first images.")] = 1,
-    out: Annotated[Path, typer.Option(help="File (.png, .jpg, .pdf, .svg) or folder.")] = Path("assignments"),
+    out: Annotated[Path, typer.Option(help="File (.png, .jpg, .pdf, .svg) or folder.")] = Path(
+        "assignments"
+    ),
 ) -> None:
     """Draw what methods assign on an image, side by side, without training."""
     from orchestrator.report.assign import AssignRequest, draw_request
@@ -317,12 +327,29 @@ def assign(
 
 @app.command()
 def report(
-    sweep: Annotated[Path, typer.Argument(help="Sweep directory.")],
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or one sweep directory.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the page. [default: RUN/report]")
+    ] = None,
 ) -> None:
-    """Table, figures and best configuration of a sweep, also while it runs."""
+    """A page on a run, or on several compared; of a sweep its table, figures, best configuration.
+
+    Also while they run.
+    """
+    if (runs[0] / "sweep.json").is_file():
+        _report_sweep(runs, out)
+        return
+    from orchestrator.report.build import report_runs
+
+    console.print(escape(str(report_runs(runs, out))), soft_wrap=True)
+
+
+def _report_sweep(sweeps: list[Path], out: Path | None) -> None:
     from orchestrator.sweep.results import report_sweep
 
-    written = report_sweep(sweep)
+    if len(sweeps) > 1 or out is not None:
+        raise ConfigError(f"{sweeps[0]} is a sweep: give it alone, without --out")
+    written = report_sweep(sweeps[0])
     console.print(escape(written.text), soft_wrap=True)
     for path in (written.results, written.table, written.best, *written.figures):
         if path is not None:
@@ -420,6 +447,7 @@ def main() -> None:
     quiet_environment()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming")  # mmdet's points
+    warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")  # 3.3.0's autocast
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()

@@ -144,7 +144,7 @@ def _judge(
     for image, start, end in zip(ids.tolist(), starts, ends):
         boxes, category, crowd = objects[image]
         here = order[start:end]
-        kind, local, hit = _judge_image(
+        kind, local, hit = judge_image(
             detections.boxes[here].astype(np.float64),
             detections.category[here],
             boxes,
@@ -188,7 +188,7 @@ def _objects(
     }
 
 
-def _judge_image(
+def judge_image(
     boxes: Boxes, category: Indices, truths: Boxes, truth_category: Indices, crowd: Flags
 ) -> tuple[NDArray[np.str_], Indices, Flags]:
     """(d,) kinds, (d,) objects meant, (n,) objects found; detections by falling score."""

@@ -5,7 +5,7 @@ Sizes are laid out in inches by hand, so that nothing overlaps whatever the numb
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ LIGHT = {"background": "#ffffff", "text": "#1a1a1a"}
 DARK = {"background": "#1b1e24", "text": "#e8e8e8"}
 _PANEL_IN, _GAP_IN, _BLOCK_GAP_IN = 1.5, 0.07, 0.22
 _LEFT_IN, _RIGHT_IN, _HEAD_IN, _FOOT_IN, _LEGEND_IN = 0.78, 0.12, 0.62, 0.42, 0.62
+_SUBHEAD_IN = 0.24
 _SMALL, _NORMAL = 8.0, 9.0
 
 
@@ -114,6 +115,61 @@ def draw_assignments(
     return canvas.figure
 
 
+def draw_view(
+    scene: Scene, view: AssignmentView, levels: Sequence[int], *, theme: Mapping[str, str]
+) -> Figure:
+    """One view alone, as wide as a phone: levels as rows, positive and negative as columns."""
+    height, width = scene.pixels.shape[:2]
+    panel = _PANEL_IN, _PANEL_IN * height / width
+    total = _LEFT_IN + 2 * panel[0] + _GAP_IN + _RIGHT_IN
+    canvas = _Canvas.make(total, _SUBHEAD_IN + len(levels) * (panel[1] + _GAP_IN) + _FOOT_IN, theme)
+    _draw_columns(canvas, scene, view, levels, (_LEFT_IN, 0.0), panel, first=True)
+    return canvas.figure
+
+
+def draw_history(
+    scene: Scene, moments: Sequence[tuple[str, AssignmentView]], *, theme: Mapping[str, str]
+) -> Figure:
+    """Positive weights of all levels together, one panel per moment, two in a row."""
+    height, width = scene.pixels.shape[:2]
+    panel = _PANEL_IN, _PANEL_IN * height / width
+    rows = -(-len(moments) // 2)
+    step = _SUBHEAD_IN + panel[1]
+    canvas = _Canvas.make(
+        _LEFT_IN + 2 * panel[0] + _GAP_IN + _RIGHT_IN, rows * step + _FOOT_IN, theme
+    )
+    for number, (when, view) in enumerate(moments):
+        row, column = divmod(number, 2)
+        left = _LEFT_IN + column * (panel[0] + _GAP_IN)
+        canvas.write(left + panel[0] / 2, row * step + 0.05, when, ha="center")
+        axes = canvas.axes(left, row * step + _SUBHEAD_IN, *panel)
+        background(axes, scene)
+        together = np.max([level.positive for level in view.levels], axis=0)
+        overlay(axes, POSITIVE(together))
+        draw_boxes(axes, scene.batch.boxes)
+        last = number + 2 >= len(moments)
+        _pixel_ticks(axes, scene, canvas.text, left=column == 0, bottom=last)
+        if column == 0:
+            axes.set_ylabel("y (px)", color=canvas.text, size=_SMALL)
+        if last:
+            axes.set_xlabel("x (px)", color=canvas.text, size=_SMALL, labelpad=1)
+    return canvas.figure
+
+
+def draw_photo(scene: Scene, draw: Callable[[Axes], None], *, theme: Mapping[str, str]) -> Figure:
+    """One image with axes in pixels, as wide as a phone; ``draw`` fills it."""
+    height, width = scene.pixels.shape[:2]
+    size = 2 * _PANEL_IN, 2 * _PANEL_IN * height / width
+    left = _LEFT_IN - 0.2
+    canvas = _Canvas.make(left + size[0] + _RIGHT_IN, 0.1 + size[1] + _FOOT_IN, theme)
+    axes = canvas.axes(left, 0.1, *size)
+    draw(axes)
+    _pixel_ticks(axes, scene, canvas.text, left=True, bottom=True)
+    axes.set_xlabel("x (px)", color=canvas.text, size=_SMALL, labelpad=1)
+    axes.set_ylabel("y (px)", color=canvas.text, size=_SMALL)
+    return canvas.figure
+
+
 def _draw_block(
     canvas: _Canvas,
     scene: Scene,
@@ -128,11 +184,27 @@ def _draw_block(
     room = int((2 * panel[0] + _GAP_IN) / 0.072)  # letters of the title's size that fit
     canvas.write(left, top + 0.05, _cut(view.title, room), size=_NORMAL, weight="bold")
     canvas.write(left, top + 0.22, _cut(reading(view), int(room * 1.15)))
+    below = top + _HEAD_IN - _SUBHEAD_IN
+    _draw_columns(canvas, scene, view, levels, (left, below), panel, first=first)
+
+
+def _draw_columns(
+    canvas: _Canvas,
+    scene: Scene,
+    view: AssignmentView,
+    levels: Sequence[int],
+    corner: tuple[float, float],
+    panel: tuple[float, float],
+    *,
+    first: bool,
+) -> None:
+    """Both columns of heat maps with their names above."""
+    left, top = corner
     for side, name in enumerate(("positive", "negative")):
         x = left + side * (panel[0] + _GAP_IN)
-        canvas.write(x + panel[0] / 2, top + 0.42, name, ha="center")
+        canvas.write(x + panel[0] / 2, top + 0.04, name, ha="center")
         for row, index in enumerate(levels):
-            y = top + _HEAD_IN + row * (panel[1] + _GAP_IN)
+            y = top + _SUBHEAD_IN + row * (panel[1] + _GAP_IN)
             axes = canvas.axes(x, y, *panel)
             _draw_level(axes, scene, view.levels[index], side)
             outer = first and side == 0, row == len(levels) - 1

@@ -1,0 +1,395 @@
+"""Sections on co-training itself: who taught what and when, and the costs behind it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from assigners import build_assigner
+from assigners.mixture import fit_mixture
+from assigners.paa import PAAAssigner, build_bags
+from assigners.types import Candidates
+from orchestrator.report.charts import (
+    COLOURS,
+    Series,
+    bar_chart,
+    binned,
+    chart,
+    line_chart,
+    name_lines,
+    smooth,
+)
+from orchestrator.report.maps import COUNTS_FROM
+from orchestrator.report.page import Html, figure, grid, join, paragraph
+from orchestrator.report.run_data import OLDER, RunData
+
+SIZES = ("small", "medium", "large")
+COST_OBJECTS = 6
+
+
+def teaching_section(run: RunData) -> Html:
+    """Share of decisions over time, per level and per object size; indicators."""
+    criterion = run.config.switch.criterion
+    if criterion == "self":
+        return paragraph("Nobody teaches another: every network assigns for itself.")
+    if criterion == "fixed":
+        return paragraph(
+            f"The teacher is fixed: {run.config.switch.teacher} supplies every cost (LAD)."
+        )
+    learner = run.of(run.config.learners[0])
+    x = learner["iteration"].to_numpy()
+    width = max(run.done // 40, 1)
+    shares = _network_series(run, learner, "taught_", 100.0, width)
+    indicators = _network_series(run, learner, "indicator_", 1.0, width)
+    half = learner[learner["iteration"] >= x.max() / 2]
+    late = [f"{n} {100 * half[f'taught_{n}'].mean():.0f} %" for n in run.networks]
+    figures = [
+        figure(
+            "who taught, over time",
+            line_chart("iteration", "decisions won (%)", shares, limits=(0, 100)),
+            f"Second half of the run: {', '.join(late)} of the decisions; one decision per "
+            f"{_scope_words(run)}.",
+        ),
+        figure(
+            "indicator of each network",
+            line_chart("iteration", f"{criterion} (no unit)", indicators),
+            f"Mean {criterion} of the costs; per decision the network with the larger one teaches.",
+        ),
+    ]
+    decisions = decisions_of(run)
+    if decisions is None:
+        run.lacks.append(f"Who taught per level and size: no sampled decisions ({OLDER}).")
+        return grid(figures)
+    figures += [
+        _shares_figure(run, decisions, "level", "pyramid level (stride)", "who taught, per level"),
+        _shares_figure(run, decisions, "size", "object size", "who taught, per object size"),
+    ]
+    figures += _size_over_time(run, decisions)
+    return grid(figures)
+
+
+def _network_series(
+    run: RunData, rows: pd.DataFrame, prefix: str, factor: float, width: int
+) -> list[Series]:
+    x = rows["iteration"].to_numpy()
+    made = []
+    for name in run.networks:
+        if f"{prefix}{name}" not in rows:
+            continue
+        values = factor * rows[f"{prefix}{name}"].to_numpy(float)
+        at, mean = binned(x, smooth(values, width))
+        made.append(Series(name=name, x=at, y=mean, raw=binned(x, values)))
+    return made
+
+
+def _scope_words(run: RunData) -> str:
+    scope = run.config.switch.scope or build_assigner(run.config.assigner).default_scope
+    return {"gt_level": "object and level", "gt": "object"}.get(scope, scope)
+
+
+def decisions_of(run: RunData) -> pd.DataFrame | None:
+    """One row per sampled (iteration, object, level): its teacher and the object's size class."""
+    samples = run.samples
+    if not {"teacher", "gt_area"} <= set(samples.columns):
+        return None
+    mine = samples[samples["learner"] == run.config.learners[0]]
+    rows = mine.drop_duplicates(["iteration", "gt", "level"]).copy()
+    rows["size"], _ = size_classes(rows["gt_area"].to_numpy(float))
+    strides = _strides(run)
+    rows["level"] = [strides.get(level, f"level {level}") for level in rows["level"]]
+    return rows
+
+
+def _strides(run: RunData) -> dict[int, str]:
+    """Level index to its stride, where the learners' head says."""
+    from orchestrator.building import import_custom, resolve_model
+
+    import_custom(run.config.custom_imports)
+    first = run.config.learners[0]
+    head = resolve_model(first, run.config.networks[first], len(run.data.classes))["bbox_head"]
+    found = head.get("strides") or head.get("anchor_generator", {}).get("strides") or ()
+    return {index: f"{stride}" for index, stride in enumerate(found)}
+
+
+def size_classes(area: NDArray[np.float64]) -> tuple[NDArray[np.object_], list[str]]:
+    """Thirds of the objects by area, and what they mean in pixels.
+
+    Returns:
+        One of ``SIZES`` per object, and a description of each.
+    """
+    side = np.sqrt(area)
+    low, high = np.quantile(side, [1 / 3, 2 / 3]) if len(side) else (0.0, 0.0)
+    words = np.where(side <= low, SIZES[0], np.where(side <= high, SIZES[1], SIZES[2]))
+    return words.astype(object), [
+        f"small: up to {low:.0f} px",
+        f"medium: up to {high:.0f} px",
+        f"large: above {high:.0f} px",
+    ]
+
+
+def _shares_figure(
+    run: RunData, decisions: pd.DataFrame, column: str, label: str, title: str
+) -> Html:
+    order = [s for s in SIZES if s in set(decisions[column])] if column == "size" else None
+    groups = order or sorted(decisions[column].unique(), key=lambda g: (len(g), g))
+    counts = decisions.groupby([column, "teacher"]).size().unstack(fill_value=0)
+    total = counts.sum(axis=1)
+    values = {
+        name: [
+            100 * counts.loc[group].get(name, 0) / total[group] if group in counts.index else 0.0
+            for group in groups
+        ]
+        for name in run.networks
+    }
+    first = run.networks[0]
+    spread = [f"{group} {share:.0f} %" for group, share in zip(groups, values[first])]
+    text = f"Share that went to {first}: {', '.join(spread)}. Below the names: decisions sampled."
+    if column == "size":
+        _, words = size_classes(decisions["gt_area"].to_numpy(float))
+        text += (
+            f" Thirds of the objects by root of area in the network's input; {'; '.join(words)}."
+        )
+    drawing = bar_chart(
+        label,
+        "decisions won (%)",
+        groups,
+        values,
+        stacked=True,
+        notes=[f"{total[group]}" for group in groups],
+    )
+    return figure(title, drawing, text)
+
+
+def _size_over_time(run: RunData, decisions: pd.DataFrame) -> list[Html]:
+    """Share of the first network per size class over the samples."""
+    first = run.networks[0]
+    won = decisions.assign(won=100.0 * (decisions["teacher"] == first))
+    table = won.groupby(["iteration", "size"])["won"].mean().unstack()
+    if len(table) < 3:
+        return []
+    series = [
+        Series(name=f"{size} objects", x=table.index.to_numpy(), y=table[size].to_numpy(float))
+        for size in SIZES
+        if size in table
+    ]
+    drawing = line_chart("iteration", f"won by {first} (%)", series, limits=(0, 100))
+    text = f"Share of the sampled decisions that {first} won, at {len(table)} iterations."
+    return [figure("object size over time", drawing, text)]
+
+
+# -- positives per object -----------------------------------------------------------------------
+
+
+def positives_section(run: RunData) -> Html:
+    """Positives per object over the run and by size."""
+    counts = positives_of(run)
+    if counts is None:
+        run.lacks.append(f"Positives per object: weights are not in the samples ({OLDER}).")
+        return paragraph("Not available for this run.")
+    counts["size"], words = size_classes(counts["gt_area"].to_numpy(float))
+    table = counts.groupby(["iteration", "size"])["positives"].mean().unstack()
+    series = [
+        Series(name=f"{size} objects", x=table.index.to_numpy(), y=table[size].to_numpy(float))
+        for size in SIZES
+        if size in table
+    ]
+    over_time = line_chart("iteration", "positives per object", series, from_zero=True)
+    ends = [f"{s} {table[s].iloc[0]:.1f} to {table[s].iloc[-1]:.1f}" for s in SIZES if s in table]
+    rule = f"Pairs from {COUNTS_FROM:.0%} of the object's largest weight count."
+    return grid(
+        [
+            figure(
+                "positives per object, over time",
+                over_time,
+                f"From first to last sample: {', '.join(ends)}. {'; '.join(words)} (root of area). "
+                f"{rule}",
+            ),
+            _by_size(counts, rule),
+        ]
+    )
+
+
+def positives_of(run: RunData) -> pd.DataFrame | None:
+    """One row per sampled (iteration, object): area and number of positives, first learner's."""
+    if not {"pos_weight", "gt_area"} <= set(run.samples.columns):
+        return None
+    rows = run.samples[run.samples["learner"] == run.config.learners[0]]
+    rows = rows.dropna(subset=["pos_weight", "gt_area"])
+    if not len(rows):
+        return None
+    largest = rows.groupby(["iteration", "gt"])["pos_weight"].transform("max")
+    counted = (rows["pos_weight"] >= COUNTS_FROM * largest) & (largest > 0)
+    grouped = rows.assign(positives=counted).groupby(["iteration", "gt"], as_index=False)
+    return grouped.agg(gt_area=("gt_area", "first"), positives=("positives", "sum"))
+
+
+def _by_size(counts: pd.DataFrame, rule: str) -> Html:
+    """Median and quartiles in bins of size, early and late in the run."""
+    side = np.sqrt(counts["gt_area"].to_numpy(float))
+    edges = np.unique(np.quantile(side, np.linspace(0, 1, 8)))
+    middle = counts["iteration"].max() / 2
+    series = []
+    for name, half in (
+        ("first half", counts["iteration"] < middle),
+        ("second half", counts["iteration"] >= middle),
+    ):
+        rows = counts[half]
+        where = np.digitize(side[half.to_numpy()], edges[1:-1])
+        groups = rows.groupby(where)["positives"]
+        if not len(rows):
+            continue
+        centres = pd.Series(side[half.to_numpy()]).groupby(where).median()
+        low, mid, high = (groups.quantile(q) for q in (0.25, 0.5, 0.75))
+        series.append(
+            Series(
+                name=name, x=centres, y=mid, low=low.to_numpy(), high=high.to_numpy(), marked=True
+            )
+        )
+    drawing = line_chart("root of object area (px)", "positives per object", series, from_zero=True)
+    return figure(
+        "positives per object, by size",
+        drawing,
+        f"Medians of objects of similar size, with the middle half as a band. {rule}",
+    )
+
+
+# -- costs --------------------------------------------------------------------------------------
+
+
+def costs_section(run: RunData) -> Html:
+    """Costs of single objects at the last sample: histogram, mixture and threshold."""
+    samples = run.samples
+    if not len(samples) or "learner" not in samples:
+        run.lacks.append("Costs: none were sampled (log.assignments_interval).")
+        return paragraph("Not available for this run.")
+    rows = samples[samples["learner"] == run.config.learners[0]]
+    rows = rows[rows["iteration"] == rows["iteration"].max()].copy()
+    rows["cost"] = _used_cost(run, rows)
+    weights = "pos_weight" if "pos_weight" in rows else "positive"
+    if weights not in rows or rows["cost"].isna().all():
+        run.lacks.append(f"Costs: the samples lack weights ({OLDER}).")
+        return paragraph("Not available for this run.")
+    rows["weight"] = rows[weights].astype(float)
+    assigner = build_assigner(run.config.assigner)
+    figures = [
+        _cost_figure(run, rows[rows["gt"] == gt], assigner, number)
+        for number, gt in enumerate(_spread_objects(rows), 1)
+    ]
+    at = int(rows["iteration"].iloc[0])
+    what = (
+        "the nine lowest costs of each level (top-k) enter the mixture; what lies left of the "
+        "threshold and belongs to the low component is positive"
+        if isinstance(assigner, PAAAssigner)
+        else "the method has no mixture: dots are the positive weights that it gives at each cost"
+    )
+    lead = f"Objects of the batch of iteration {at}, from small to large; {what}."
+    return join([paragraph(lead), grid(figures)])
+
+
+def _used_cost(run: RunData, rows: pd.DataFrame) -> NDArray[np.float64]:
+    """The costs that were learned from: the teacher's, or the network's own."""
+    own = f"cost_{run.config.learners[0]}"
+    result = rows[own].to_numpy(float) if own in rows else np.full(len(rows), np.nan)
+    if "teacher" not in rows:
+        return result
+    for name in run.networks:
+        if f"cost_{name}" in rows:
+            chosen = (rows["teacher"] == name).to_numpy()
+            result = np.where(chosen, rows[f"cost_{name}"].to_numpy(float), result)
+    return result
+
+
+def _spread_objects(rows: pd.DataFrame) -> list[int]:
+    """Objects of evenly spread sizes (or numbers of pairs, where sizes are not logged)."""
+    groups = rows.groupby("gt")
+    order = groups["gt_area"].first() if "gt_area" in rows else groups.size()
+    order = order[groups.size() >= 4].sort_values()
+    picks = np.linspace(0, len(order) - 1, min(COST_OBJECTS, len(order))).round().astype(int)
+    return [int(order.index[pick]) for pick in np.unique(picks)]
+
+
+def _cost_figure(run: RunData, rows: pd.DataFrame, assigner: object, number: int) -> Html:
+    cost, weight = rows["cost"].to_numpy(float), rows["weight"].to_numpy(float)
+    area = f", {np.sqrt(rows['gt_area'].iloc[0]):.0f} px" if "gt_area" in rows else ""
+    kind = ""
+    if "gt_label" in rows:
+        kind = f": {run.data.classes[int(rows['gt_label'].iloc[0])]}"
+    if "teacher" in rows:
+        taught = rows["teacher"].value_counts(normalize=True)
+        kind += f", {' and '.join(f'{n} {s:.0%}' for n, s in taught.items())} of the pairs"
+    title = f"object {number}{kind}{area}"
+    with chart("cost (no unit)", "pairs") as (axes, drawn):
+        if isinstance(assigner, PAAAssigner):
+            text = _mixture(axes, rows, cost, weight, assigner.topk)
+        else:
+            text = _weights(axes, cost, weight)
+    return figure(title, drawn[0], text)
+
+
+def _mixture(
+    axes: Axes,
+    rows: pd.DataFrame,
+    cost: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    topk: int,
+) -> str:
+    bag = _bag(rows, cost, topk)
+    used = cost[bag]
+    bins = np.linspace(used.min(), used.max() + 1e-6, 16)
+    positive = used[weight[bag] > 0]
+    axes.hist(
+        [positive, used[weight[bag] <= 0]],
+        bins=list(bins),
+        stacked=True,
+        color=[COLOURS[0], "#a9b2bd"],
+        label=["positive", "negative"],
+    )
+    fit = fit_mixture(torch.from_numpy(used)[None], torch.ones(1, len(used), dtype=torch.bool))
+    lines = 2
+    if bool(fit.fitted[0]):
+        x = np.linspace(bins[0], bins[-1], 200)
+        parts, _ = fit.log_density(torch.from_numpy(x)[None])
+        density = parts[0].exp().numpy() * len(used) * (bins[1] - bins[0])  # in pairs per bin
+        top = max(axes.get_ylim()[1], 1.0) * 1.3
+        for index, name in enumerate(("low component", "high component")):
+            y = np.where(density[index] < top, density[index], np.nan)
+            axes.plot(x, y, color=COLOURS[1 + index], linestyle=("-", "--")[index], label=name)
+        lines += 2
+    if not len(positive):
+        name_lines(axes, lines)
+        return f"{len(used)} pairs enter the mixture; none became positive."
+    axes.axvline(positive.max(), color="#1a1a1b", linestyle=":", label="threshold")
+    name_lines(axes, lines + 1)
+    return (
+        f"{len(positive)} of {len(used)} pairs are positive, up to a cost of {positive.max():.2f}."
+    )
+
+
+def _bag(rows: pd.DataFrame, cost: NDArray[np.float64], topk: int) -> NDArray[np.int64]:
+    """Rows of one object that enter its mixture."""
+    level = torch.tensor(rows["level"].to_numpy())
+    zero = torch.zeros(len(rows), dtype=torch.int64)
+    pairs = Candidates(
+        image=zero, gt=zero, prior=torch.tensor(rows["prior"].to_numpy()), level=level
+    )
+    bags = build_bags(torch.from_numpy(cost).float(), pairs, 1, int(level.max()) + 1, topk)
+    found: NDArray[np.int64] = bags.row[0][bags.mask[0]].numpy()
+    return found
+
+
+def _weights(axes: Axes, cost: NDArray[np.float64], weight: NDArray[np.float64]) -> str:
+    share = 100 * weight / max(weight.max(initial=0.0), 1e-12)
+    axes.hist(cost, bins=16, color="#a9b2bd", label="pairs")
+    twin = axes.twinx()
+    twin.grid(visible=False)
+    twin.spines["right"].set_visible(True)
+    twin.set_ylabel("weight (% of largest)")
+    twin.set_ylim(0, 105)
+    twin.plot(cost, share, "o", color=COLOURS[1], markersize=3, label="positive weight")
+    axes.plot([], [], "o", color=COLOURS[1], markersize=3, label="positive weight")
+    name_lines(axes, 2)
+    counted = int((share >= 100 * COUNTS_FROM).sum())
+    return f"{counted} of {len(cost)} pairs have at least {COUNTS_FROM:.0%} of the largest weight."

@@ -63,46 +63,43 @@ def _weighted_log_density(x: Tensor, means: Tensor, variances: Tensor, weights: 
     return torch.addcmul(constant[..., None], scaled, scaled, value=-0.5)
 
 
-def _em_step(xp: Any, x: Any, mask: Any, count: Any, parameters: _Parameters) -> tuple[Any, Any]:
+def _em_step(
+    xp: Any, x: Any, squares: Any, mask: Any, count: Any, parameters: _Parameters
+) -> tuple[_Parameters, Any, Any]:
     """One E-step and one M-step of every row.
 
     Args:
         xp: ``torch`` or ``numpy``, whichever the arrays belong to.
-        x: (G, K) float64 samples, 0 where masked.
-        mask: (G, K) float64, 1 for a sample.
+        x: (G, 1, K) float64 samples, 0 where masked.
+        squares: (G, 2, K) squared distances to the means.
+        mask: (G, 1, K) float64, 1 for a sample.
         count: (G,) float64 samples per row.
         parameters: (G, 2) means, variances and weights.
 
     Returns:
-        The new parameters, and (G,) the mean log-likelihood *before* the M-step.
+        The new parameters, the distances to their means, and (G,) the mean log-likelihood *before*
+        the M-step, but for a constant.
     """
-    means, variances, weights = parameters
-    constant = xp.log(weights) - 0.5 * xp.log(variances) - _HALF_LOG_2PI
-    centred = x[:, None] - means[..., None]  # (G, 2, K)
-    density = constant[..., None] - (0.5 / variances)[..., None] * (centred * centred)
-    gap = density[:, 1] - density[:, 0]
-    less = xp.exp(-abs(gap))  # density of the less likely component over that of the other
-    total = xp.maximum(density[:, 0], density[:, 1]) + xp.log(1 + less)
-    more_likely = mask / (1 + less)
-    less_likely = less * more_likely
-    second = gap > 0
-    resp = xp.stack(
-        [
-            xp.where(second, less_likely, more_likely),
-            xp.where(second, more_likely, less_likely),
-        ],
-        1,
-    )
+    _, variances, weights = parameters
+    constant = 0.5 * xp.log(weights * weights / variances)
+    density = constant[..., None] - (0.5 / variances)[..., None] * squares  # (G, 2, K)
+    # Overflows to infinity where a component has no share: 1 / (1 + inf) = 0.
+    odds = xp.exp(xp.flip(density, (1,)) - density)
+    share = 1 / (1 + odds)
+    larger = xp.maximum(share[:, 0], share[:, 1])  # at least 1/2, so its logarithm is exact
+    total = xp.maximum(density[:, 0], density[:, 1]) - xp.log(larger)
+    resp = mask * share
     size = resp.sum(-1) + _EMPTY  # (G, 2)
-    means = (resp * x[:, None]).sum(-1) / size
-    centred = x[:, None] - means[..., None]
-    variances = (resp * (centred * centred)).sum(-1) / size + REG_COVAR
+    means = (resp * x).sum(-1) / size
+    centred = x - means[..., None]
+    squares = centred * centred
+    variances = (resp * squares).sum(-1) / size + REG_COVAR
     updated = (means, variances, size / size.sum(-1)[:, None])
-    return updated, (total * mask).sum(-1) / count
+    return updated, squares, (total * mask[:, 0]).sum(-1) / count
 
 
 def fit_mixture(
-    cost: Tensor, mask: Tensor, *, max_iter: int = MAX_ITERATIONS, check_every: int = 4
+    cost: Tensor, mask: Tensor, *, max_iter: int = MAX_ITERATIONS, check_every: int | None = None
 ) -> Mixture:
     """Fit one mixture per row by expectation maximisation.
 
@@ -114,8 +111,9 @@ def fit_mixture(
         cost: (G, K) samples of any float type.
         mask: (G, K) bool, True for a sample, False for padding.
         max_iter: limit of iterations per row.
-        check_every: iterations between two looks at whether all rows have stopped. Each look is one
-            scalar device-to-host copy; the result does not depend on it.
+        check_every: iterations between two looks at which rows have stopped: by default every one
+            on a CPU, every fourth elsewhere, where a look is one device-to-host copy. The result
+            does not depend on it.
 
     Returns:
         The fits. Rows with fewer than two samples or with a non-finite one are not ``fitted``.
@@ -151,7 +149,7 @@ def _maximise(
     start: _Parameters,
     usable: Tensor,
     max_iter: int,
-    check_every: int,
+    check_every: int | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Iterate every row until it stops; rows that have stopped leave the arrays at each look.
 
@@ -162,6 +160,7 @@ def _maximise(
     """
     on_host = x.device.type == "cpu"
     xp: Any = np if on_host else torch
+    check_every = check_every or (1 if on_host else 4)
 
     def native(tensor: Tensor) -> Any:
         return tensor.numpy() if on_host else tensor
@@ -170,28 +169,31 @@ def _maximise(
     n_iter, converged = torch.zeros_like(usable, dtype=torch.int64), torch.zeros_like(usable)
     outputs = [native(tensor) for tensor in (*results, n_iter, converged)]
     rows = native(usable.nonzero().flatten())
-    x, mask, count = (native(tensor)[rows] for tensor in (x, mask, count))
+    x, mask, count = (native(tensor)[rows] for tensor in (x[:, None], mask[:, None], count))
     parameters: _Parameters = tuple(native(tensor)[rows] for tensor in start)
+    squares = (x - parameters[0][..., None]) ** 2
     previous = count * -math.inf
     steps = native(torch.zeros(len(rows), dtype=torch.int64, device=usable.device))
     active = steps == 0
-    for iteration in range(max_iter):
-        # Looking costs a synchronisation on a GPU, so only every few iterations.
-        if iteration % check_every == 0:
-            _store(outputs, rows, parameters, steps, active)
-            kept = xp.where(active)[0]
-            if len(kept) == 0:
+    with np.errstate(over="ignore"):
+        for iteration in range(max_iter):
+            if iteration % check_every == 0 and not active.all():
+                _store(outputs, rows, parameters, steps, active)
+                kept = xp.where(active)[0]
+                rows, x, mask, count = rows[kept], x[kept], mask[kept], count[kept]
+                squares, previous, steps = squares[kept], previous[kept], steps[kept]
+                parameters, active = tuple(array[kept] for array in parameters), active[kept]
+            if len(rows) == 0:
                 break
-            rows, x, mask, count = rows[kept], x[kept], mask[kept], count[kept]
-            previous, steps, active = previous[kept], steps[kept], active[kept]
-            parameters = tuple(array[kept] for array in parameters)
-        updated, likelihood = _em_step(xp, x, mask, count, parameters)
-        parameters = tuple(
-            xp.where(active[:, None], new, old) for new, old in zip(updated, parameters)
-        )
-        steps = steps + active
-        active = active & (abs(likelihood - previous) >= TOLERANCE)
-        previous = likelihood
+            updated, squares, likelihood = _em_step(xp, x, squares, mask, count, parameters)
+            if check_every > 1:
+                updated = tuple(
+                    xp.where(active[:, None], new, old) for new, old in zip(updated, parameters)
+                )
+            parameters = updated
+            steps = steps + active
+            active = active & (abs(likelihood - previous) >= TOLERANCE)
+            previous = likelihood
     _store(outputs, rows, parameters, steps, active)
     means, variances, weights = results
     return means, variances, weights, n_iter, converged

@@ -238,8 +238,9 @@ def build_bags(
     bag_cost = cost.new_full((num_gts * width + 1,), math.inf)
     bag_row = torch.full_like(bag_cost, -1, dtype=torch.int64)
     group = candidates.gt * num_levels + candidates.level  # non-decreasing over the rows
-    by_cost = cost.argsort(stable=True)
-    order = by_cost[group[by_cost].argsort(stable=True)]  # by (group, cost, prior)
+    bits = (cost + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
+    ascending = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # integers in the order of the costs
+    order = ((group << 32) + ascending).argsort(stable=True)  # by (group, cost, prior)
     # Rows are sorted by group already, so position n of the new order is in group[n] as well.
     first = torch.searchsorted(group, group)
     rank = torch.arange(len(group), device=group.device) - first

@@ -363,7 +363,7 @@ def doctor() -> None:
 
     healthy = True
     for finding in diagnose():
-        mark = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "bad": "[red]missing[/]"}
+        mark = {"ok": "[green]ok[/]     ", "note": "[yellow]note[/]   ", "bad": "[red]bad[/]    "}
         console.print(f"{mark[finding.level]} {escape(finding.text)}", soft_wrap=True)
         healthy = healthy and finding.level != "bad"
     if not healthy:

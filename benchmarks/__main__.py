@@ -18,6 +18,7 @@ PARTS = {
     "evaluation": "COCO evaluation against pycocotools",
     "scale": "orchestration of many ranks",
     "long_run": "memory over many iterations",
+    "sweep": "a sweep of short trials, two at once",
 }
 QUICK = ("assignment", "iteration", "exchange")
 

@@ -37,6 +37,7 @@ from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.feed import BatchOrder
 from orchestrator.live_view import Progress
+from orchestrator.metrics import RunMetrics
 from orchestrator.monitor import find_monitor
 from orchestrator.placement import PlacementPlan, plan_placement
 from orchestrator.runlog import RunLog
@@ -91,6 +92,7 @@ def run_trial(
     *,
     save_checkpoint: Callable[[Mapping[str, bytes], CheckpointState], None],
     evaluated: Callable[[Progress], None] | None = None,
+    ready: Callable[[RunLog], None] | None = None,
 ) -> Outcome:
     """One run, from its newest checkpoint or from the start, in actors of this placement group.
 
@@ -99,6 +101,7 @@ def run_trial(
         board: a ``RunMonitor`` actor.
         save_checkpoint: makes one consistent moment durable beneath ``run_dir / "checkpoints"``.
         evaluated: told after each evaluation of the learners.
+        ready: told when the networks stand where training goes on.
 
     Raises:
         CoTrainError: as ``colad train``.
@@ -129,7 +132,7 @@ def run_trial(
         Hooks(
             resolve=lambda handles: get_all(handles, owners),
             save_checkpoint=save_checkpoint,
-            report=_Reporter(board),
+            report=_Reporter(board, RunMetrics(run_dir)),
             evaluated=evaluated,
         ),
     )
@@ -143,6 +146,8 @@ def run_trial(
         ray.get(board.message.remote(f"going on at iteration {trainer.iteration}"))
     else:
         run_log.truncate(0)
+    if ready is not None:
+        ready(run_log)
     try:
         return trainer.run()
     finally:
@@ -283,8 +288,8 @@ def _report_checkpoint(parts: Mapping[str, bytes], state: CheckpointState) -> No
 class _Reporter:
     """Publishes progress without waiting, and remembers the stop flag that comes back."""
 
-    def __init__(self, board: Any) -> None:
-        self.board = board
+    def __init__(self, board: Any, metrics: RunMetrics) -> None:
+        self.board, self.metrics = board, metrics
         self._answer: Any = None
         self._published_s = 0.0
         self._status = ""
@@ -301,5 +306,6 @@ class _Reporter:
         ended = progress.iteration == progress.max_iterations
         if due or ended:
             self._answer = self.board.publish.remote(progress)
+            self.metrics.publish(progress)
             self._published_s, self._status = now, progress.status
         return self._stop

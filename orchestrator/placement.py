@@ -97,6 +97,14 @@ def check_resources(plan: PlacementPlan, nodes: Sequence[Mapping[str, float]]) -
     )
 
 
+def count_fitting(plan: PlacementPlan, nodes: Sequence[Mapping[str, float]], *, limit: int) -> int:
+    """How many runs of this plan the nodes hold side by side, ``limit`` at most."""
+    count = 0
+    while count < limit and _fits(plan.bundles * (count + 1), nodes):
+        count += 1
+    return count
+
+
 def _fits(bundles: Sequence[Bundle], nodes: Sequence[Mapping[str, float]]) -> bool:
     """First-fit of the largest bundles first; exact enough to tell "never"."""
     free = [dict(node) for node in nodes]

@@ -28,11 +28,14 @@ import torch
 from numpy.typing import NDArray
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from orchestrator.errors import CheckpointError
 from orchestrator.evaluation import METRIC_NAMES, Detections
 
-LOGS = ("iterations", "evaluations", "assignments")
+LOGS = ("iterations", "evaluations", "assignments", "changes")
+CHANGES = "changes"
+"""Of a run whose values changed while it trained; other runs have no such log."""
 _INTEGERS = ("iteration", "epoch")
 _PART = re.compile(r"part-(\d{9,})-(\d+)\.parquet")
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -123,7 +126,11 @@ class RunLog:
     def __init__(self, run_dir: Path, flush_every: int = 200) -> None:
         self.run_dir = Path(run_dir)
         self.flush_every = flush_every
-        self._folders = {name: _PartFolder(self.run_dir / f"{name}.parquet") for name in LOGS}
+        self._folders = {
+            name: _PartFolder(self.run_dir / f"{name}.parquet")
+            for name in LOGS
+            if name != CHANGES or (self.run_dir / f"{name}.parquet").is_dir()
+        }
         self._rows: dict[str, list[Mapping[str, Any]]] = {"iterations": [], "evaluations": []}
         self._tables: list[pa.Table] = []
         self._first_unwritten: int | None = None
@@ -150,6 +157,33 @@ class RunLog:
         for row in rows:
             self._rows["evaluations"].append(dict(row))
             self._write_events(row, METRIC_NAMES.__contains__)
+
+    def log_hyper_parameters(self, values: Mapping[str, Any], networks: Sequence[str]) -> None:
+        """Name the run's settings to TensorBoard, which shows them beside the networks' AP.
+
+        Args:
+            values: field to value; other types than numbers, booleans and strings as text.
+            networks: the learners.
+        """
+        plain = (bool, int, float, str)
+        shown = {name: v if isinstance(v, plain) else str(v) for name, v in values.items()}
+        metrics = {f"AP/{network}": 0.0 for network in networks}  # names only
+        writer = self._open_writer().file_writer
+        for summary in hparams(shown, metrics):
+            writer.add_summary(summary)
+
+    def log_change(self, row: Mapping[str, Any]) -> None:
+        """From ``iteration`` on the run trains with other values; written at once.
+
+        Args:
+            row: ``iteration``, and numbers or strings about the change.
+        """
+        if CHANGES not in self._folders:
+            self._folders[CHANGES] = _PartFolder(self.run_dir / f"{CHANGES}.parquet")
+        folder = self._folders[CHANGES]
+        folder.append(_rows_to_table([row], folder.text_columns))
+        text = "\n".join(f"{name}: {value}  " for name, value in row.items())
+        self._open_writer().add_text("change", text, int(row["iteration"]))
 
     def log_assignments(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Sampled cost tables: columns of equal length, ``iteration`` among them."""
@@ -186,8 +220,9 @@ class RunLog:
             self._rows[name] = [r for r in self._rows[name] if _is_before(r, iteration)]
         self._tables = [t.filter(pc.less(t["iteration"], iteration)) for t in self._tables]
         self._tables = [table for table in self._tables if table.num_rows]
-        for folder in self._folders.values():
-            folder.truncate(iteration)
+        for name, folder in self._folders.items():
+            # a change after iteration 9 is in force from iteration 10, where training goes on
+            folder.truncate(iteration + 1 if name == CHANGES else iteration)
         self._close_writer()
         self._purge_step = iteration  # TensorBoard then hides what earlier files say beyond it
 
@@ -201,11 +236,14 @@ class RunLog:
             self._writer.close()
         self._writer = None
 
-    def _write_events(self, row: Mapping[str, Any], wanted: Callable[[str], bool]) -> None:
-        """TensorBoard scalars: one chart per quantity, the networks as its curves."""
+    def _open_writer(self) -> SummaryWriter:
         if self._writer is None:
             folder = str(self.run_dir / "tensorboard")
             self._writer = SummaryWriter(folder, purge_step=self._purge_step)
+        return self._writer
+
+    def _write_events(self, row: Mapping[str, Any], wanted: Callable[[str], bool]) -> None:
+        """TensorBoard scalars: one chart per quantity, the networks as its curves."""
         network = row.get("network", "run")
         values = [
             Summary.Value(tag=f"{key}/{network}", simple_value=float(value))
@@ -213,7 +251,7 @@ class RunLog:
             if wanted(key) and isinstance(value, (int, float, np.number)) and math.isfinite(value)
         ]
         # One event for all values; add_scalar would write one for each and double the cost.
-        self._writer.file_writer.add_summary(Summary(value=values), int(row["iteration"]))
+        self._open_writer().file_writer.add_summary(Summary(value=values), int(row["iteration"]))
 
 
 def _is_before(row: Mapping[str, Any], iteration: int | None) -> bool:

@@ -23,9 +23,14 @@ RAY_MODULES = {
     "controller.py",
     "launch.py",
     "launcher.py",
+    "metrics.py",
     "monitor.py",
     "preflight.py",
+    "proposals.py",
+    "trackers.py",
     "trial.py",
+    "tuner.py",
+    "watch.py",
 }
 
 

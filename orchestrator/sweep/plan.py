@@ -10,19 +10,28 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from assigners import build_assigner
 from orchestrator.config import RunConfig, load_config
 from orchestrator.errors import ConfigError
+from orchestrator.sweep.draws import (
+    Domain,
+    base_values,
+    check_optuna,
+    extremes,
+    grid_draws,
+    random_draws,
+    sample_settings,
+)
 from tune_spaces import SEARCH_SPACES, SPACES
-from tune_spaces.space import Choice, Row, SearchSpace, Space
+from tune_spaces.space import Row, SearchSpace, Space
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "tiny"
 EVERY_LEARNER = "networks.*."
+SEARCHES = ("grid", "random", "optuna")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,30 +47,62 @@ class Trial:
     """Lines of the space that it gives figures for; empty in a search."""
     config: RunConfig
 
+    def to_dict(self) -> dict[str, Any]:
+        """What ``sweep.json`` holds of it."""
+        return dict(
+            id=self.id,
+            params=self.params,
+            seed=self.seed,
+            rows=list(self.rows),
+            digest=self.config.digest(),
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """All trials of a sweep."""
+    """All trials of a sweep, or how to make them when Optuna asks for them."""
 
     space: str
     title: str
     trials: tuple[Trial, ...]
+    """Empty where they are drawn one by one."""
+    search: str = "grid"
+    """One of ``SEARCHES``."""
+    domains: Mapping[str, Domain] = field(default_factory=dict)
+    """What a search may set."""
+    samples: int = 0
+    """How many trials a sequential search draws; 0: all trials are known."""
+    start: dict[str, Any] = field(default_factory=dict)
+    """The base's own values of the searched fields."""
+    options: SweepOptions | None = None
+    """Of a sequential search, for ``draw``."""
+
+    @property
+    def size(self) -> int:
+        """How many trials the sweep has when it is complete."""
+        return self.samples or len(self.trials)
+
+    def draw(self, number: int, params: Mapping[str, Any]) -> Trial:
+        """Trial ``number`` of a sequential search.
+
+        Raises:
+            ConfigError: the values do not hold together.
+        """
+        assert self.options is not None, "only a sequential search draws"
+        space = find_space(self.space)
+        config = self.options.config or tiny_config(space.base, self.options.overrides)
+        setting = _Setting(config=config, params=dict(params), schedule=1.0, rows=[])
+        return _make_trial(number, setting, 0, self.options)
 
     def to_dict(self) -> dict[str, Any]:
         """What ``sweep.json`` holds."""
         return dict(
             space=self.space,
             title=self.title,
-            trials=[
-                dict(
-                    id=trial.id,
-                    params=trial.params,
-                    seed=trial.seed,
-                    rows=list(trial.rows),
-                    digest=trial.config.digest(),
-                )
-                for trial in self.trials
-            ],
+            search=self.search,
+            samples=self.samples,
+            start=self.start,
+            trials=[trial.to_dict() for trial in self.trials],
         )
 
 
@@ -76,7 +117,11 @@ class SweepOptions:
     seeds: int = 1
     """Runs of each setting, with seeds 0, 1, ..."""
     samples: int = 8
-    """Settings drawn from a search space."""
+    """Settings of a search."""
+    search: str | None = None
+    """One of ``SEARCHES``; None: ``grid`` for a table, ``random`` for a search space."""
+    population: bool = False
+    """The trials are a population: they change their values while they train."""
     max_iterations: int | None = None
     gpus_per_network: float | None = None
 
@@ -101,22 +146,104 @@ def plan_sweep(name: str, options: SweepOptions) -> SweepPlan:
     """All trials of a space, validated.
 
     Raises:
-        ConfigError: unknown space, a configuration that does not hold together, or a space whose
-            lines differ in their base together with ``config``.
+        ConfigError: unknown space, a configuration that does not hold together, a search that the
+            space does not allow, or a space whose lines differ in their base together with
+            ``config``.
     """
     space = find_space(name)
     if options.seeds < 1:
         raise ConfigError(f"--seeds {options.seeds}: at least 1")
-    settings = _grid(space, options) if isinstance(space, Space) else _samples(space, options)
-    trials = tuple(
-        _make_trial(number, setting, seed, options)
-        for number, (setting, seed) in enumerate(
-            (setting, seed) for setting in settings for seed in range(options.seeds)
+    if options.samples < 1:
+        raise ConfigError(f"--samples {options.samples}: at least 1")
+    if isinstance(space, SearchSpace):
+        return _plan_search(space, options)
+    return _plan_table(space, options)
+
+
+def _plan_table(space: Space, options: SweepOptions) -> SweepPlan:
+    search = _checked_search(options.search or "grid")
+    if search == "optuna" or options.population:
+        what = "--search optuna" if search == "optuna" else "--scheduler pbt"
+        raise ConfigError(
+            f"{what}: {space.id} is a table of single settings; take a search space "
+            f"({', '.join(SEARCH_SPACES)})"
         )
-    )
+    settings = _grid(space, options)
+    if search == "random":
+        settings = sample_settings(settings, options.samples)
+    trials = _repeat(settings, options)
     if not trials:
-        raise ConfigError(f"space {name!r} has no line that can be run")
-    return SweepPlan(space=name, title=space.title, trials=trials)
+        raise ConfigError(f"space {space.id!r} has no line that can be run")
+    return SweepPlan(space=space.id, title=space.title, trials=trials, search=search)
+
+
+def _plan_search(space: SearchSpace, options: SweepOptions) -> SweepPlan:
+    search = _checked_search(options.search or "random")
+    config = options.config or tiny_config(space.base, options.overrides)
+    if options.population:
+        options = dataclasses.replace(
+            options, overrides=[*options.overrides, "checkpoint.interval=None"]
+        )
+    start: dict[str, Any] = {}
+    if search == "optuna":
+        check_optuna()
+    if search == "optuna" or options.population:
+        if options.seeds != 1:
+            what = "--search optuna" if search == "optuna" else "--scheduler pbt"
+            raise ConfigError(
+                f"--seeds {options.seeds} with {what}: every setting is run once; repeat the best "
+                "one afterwards (colad train best.py --set seed=1)"
+            )
+        _check_domains(space, config, options)
+        start = base_values(resolve(config, options.overrides, {}), space.domains)
+    common: dict[str, Any] = dict(space=space.id, title=space.title, search=search)
+    if search == "optuna":
+        if options.population:
+            raise ConfigError(
+                "--search optuna with --scheduler pbt: a population draws its own settings; leave "
+                "out one of the two"
+            )
+        found = SweepPlan(
+            **common,
+            trials=(),
+            domains=space.domains,
+            samples=options.samples,
+            start=start,
+            options=options,
+        )
+        found.draw(0, start)  # what is wrong with the base shows now
+        return found
+    if search == "grid":
+        draws = grid_draws(space.domains, options.samples)
+    else:
+        draws = random_draws(space.domains, options.samples)
+        draws[0] = start
+    settings = [_Setting(config=config, params=draw, schedule=1.0, rows=[]) for draw in draws]
+    trials = _repeat(settings, options)
+    return SweepPlan(**common, trials=trials, domains=space.domains, start=start)
+
+
+def _checked_search(search: str) -> str:
+    if search not in SEARCHES:
+        raise ConfigError(f"--search {search}: expected one of {', '.join(SEARCHES)}")
+    return search
+
+
+def _check_domains(space: SearchSpace, config: Path, options: SweepOptions) -> None:
+    """Values that are only drawn in the course of the sweep must be valid before it."""
+    for name, domain in space.domains.items():
+        for value in extremes(domain):
+            found = resolve(config, options.overrides, {name: value})
+            try:
+                build_assigner(found.assigner)
+            except (TypeError, ValueError) as error:
+                raise ConfigError(f"{space.id}: {name} = {value!r}: {error}") from error
+
+
+def _repeat(settings: Sequence[_Setting], options: SweepOptions) -> tuple[Trial, ...]:
+    """Every setting once per seed."""
+    runs = [(setting, seed) for setting in settings for seed in range(options.seeds)]
+    return tuple(_make_trial(n, setting, seed, options) for n, (setting, seed) in enumerate(runs))
 
 
 @dataclass(kw_only=True)
@@ -167,28 +294,6 @@ def tiny_config(base: str, overrides: Sequence[str]) -> Path:
     if not path.is_file():
         raise ConfigError(f"{path}: no such file; give the configuration to start from: --config")
     return path
-
-
-def _samples(space: SearchSpace, options: SweepOptions) -> list[_Setting]:
-    """Settings drawn at random from a search space; the first is its base as it is."""
-    if options.samples < 1:
-        raise ConfigError(f"--samples {options.samples}: at least 1")
-    generator = np.random.default_rng(0)
-    config = options.config or tiny_config(space.base, options.overrides)
-    draws: list[dict[str, Any]] = [{}]
-    draws += [
-        {field: _draw(domain, generator) for field, domain in space.domains.items()}
-        for _ in range(options.samples - 1)
-    ]
-    return [_Setting(config=config, params=draw, schedule=1.0, rows=[]) for draw in draws]
-
-
-def _draw(domain: Any, generator: np.random.Generator) -> Any:
-    if isinstance(domain, Choice):
-        return domain.values[int(generator.integers(len(domain.values)))]
-    low, high = (np.log(x) if domain.log else x for x in (domain.low, domain.high))
-    value = float(generator.uniform(low, high))
-    return round(float(np.exp(value)) if domain.log else value, 4)
 
 
 def _make_trial(number: int, setting: _Setting, seed: int, options: SweepOptions) -> Trial:

@@ -49,7 +49,7 @@ def report_sweep(sweep_dir: Path) -> SweepReport:
     space = SPACES.get(plan["space"])
     lines = _header(plan, frame)
     lines += _paper_table(space, plan, frame) if space is not None else _trial_table(plan, frame)
-    lines += ["", *_failures(sweep_dir, plan)]
+    lines += ["", *_population(sweep_dir, plan), *_failures(sweep_dir, plan)]
     text = "\n".join(lines).rstrip() + "\n"
     (sweep_dir / TABLE_FILE).write_text(text, encoding="utf-8")
     return SweepReport(
@@ -78,7 +78,9 @@ def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
     """One row per trial, network and evaluation: parameters, seed, metrics, time, status.
 
     A trial without any evaluation has one row without metrics. ``last`` marks the newest
-    evaluation of a trial and network.
+    evaluation of a trial and network. In a population every row has the values that its weights
+    were trained with last, ``source``, the trial that these weights were last taken from, and
+    ``restart_seconds``, what the trial's changes have cost until then.
     """
     rows: list[dict[str, Any]] = []
     for trial in plan["trials"]:
@@ -92,13 +94,15 @@ def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
             "seed": trial["seed"],
             **{field: _plain(value) for field, value in trial["params"].items()},
         }
+        changes = read_log(run_dir, "changes").to_dict("records")
         log = read_log(run_dir, "evaluations")
         found = log.to_dict("records") if len(log) else []
         newest = {row["network"]: row["iteration"] for row in found}
         names = ("iteration", "epoch", "network", "split", *METRIC_NAMES, "seconds")
         for row in found:
             values = {name: row.get(name) for name in names}
-            rows.append({**base, **values, "last": row["iteration"] == newest[row["network"]]})
+            last = row["iteration"] == newest[row["network"]]
+            rows.append({**base, **values, **_changed(changes, row["iteration"]), "last": last})
         if not found:
             rows.append({**base, "last": False})
     frame = pd.DataFrame(rows)
@@ -111,6 +115,22 @@ def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
 def _plain(value: Any) -> Any:
     """Fields of one column may be words in one trial and numbers in another: then all are words."""
     return str(value) if not isinstance(value, (int, float)) or isinstance(value, bool) else value
+
+
+def _changed(changes: Sequence[Mapping[str, Any]], iteration: int) -> dict[str, Any]:
+    """What a population's changes say about weights after ``iteration`` iterations."""
+    if not changes:
+        return {}
+    done = [change for change in changes if change["iteration"] <= iteration]
+    if not done:
+        return {**json.loads(changes[0]["before"]), "source": "", "restart_seconds": 0.0}
+    # at the iteration of the change itself the weights are the other trial's, as they came
+    fresh = done[-1]["iteration"] == iteration
+    return {
+        **json.loads(done[-1]["source_params" if fresh else "params"]),
+        "source": done[-1]["source"],
+        "restart_seconds": sum(change["restart_seconds"] for change in done),
+    }
 
 
 def _header(plan: Mapping[str, Any], frame: pd.DataFrame) -> list[str]:
@@ -231,6 +251,26 @@ def _cell(value: Any) -> str:
 # -- the rest -----------------------------------------------------------------------------------
 
 
+def _population(sweep_dir: Path, plan: Mapping[str, Any]) -> list[str]:
+    """Who took over from whom, with which values, and what the restart cost."""
+    lines = []
+    for trial in plan["trials"]:
+        log = read_log(sweep_dir / "trials" / trial["id"], "changes")
+        for row in log.to_dict("records"):
+            before, after = json.loads(row["source_params"]), json.loads(row["params"])
+            moved = ", ".join(
+                f"{field} {_cell(before[field])} -> {_cell(value)}"
+                for field, value in after.items()
+                if before[field] != value
+            )
+            lines.append(
+                f"- {trial['id']} went on from {row['source']} at iteration {row['iteration']}: "
+                f"{moved or 'same values'} (restart {row['restart_seconds']:.1f} s, waited "
+                f"{row['waiting_seconds']:.1f} s)"
+            )
+    return ["Changes within the population:", "", *lines, ""] if lines else []
+
+
 def _failures(sweep_dir: Path, plan: Mapping[str, Any]) -> list[str]:
     lines = []
     for trial in plan["trials"]:
@@ -250,11 +290,17 @@ def _write_best(sweep_dir: Path, frame: pd.DataFrame) -> Path | None:
     source = sweep_dir / "trials" / str(best["trial"]) / "config.py"
     load_config(source)  # what is handed out must load
     path = sweep_dir / BEST_FILE
+    log = read_log(source.parent, "changes")
+    changes = "".join(
+        f"# It went on from {row['source']} at iteration {row['iteration']}; before that: "
+        f"{row['source_params']}\n"
+        for row in log.to_dict("records")
+    )
     head = (
         f"# The best of this sweep: trial {best['trial']}, seed {best['seed']}, network "
         f"{best['network']}, AP {best['AP']:.1f}.\n"
     )
-    path.write_text(head + source.read_text(encoding="utf-8"), encoding="utf-8")
+    path.write_text(head + changes + source.read_text(encoding="utf-8"), encoding="utf-8")
     return path
 
 

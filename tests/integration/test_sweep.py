@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.sweep.launch import SweepResult, launch_sweep, trial_dir
+from orchestrator.sweep.launch import SweepResult, launch_sweep
+from orchestrator.sweep.layout import trial_dir
 from orchestrator.sweep.plan import SweepOptions, SweepPlan, plan_sweep
 from orchestrator.sweep.results import report_sweep
 from orchestrator.sweep.status import read_status

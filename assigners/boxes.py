@@ -18,6 +18,7 @@ EPS = 1e-6
 """Lower bound of unions and enclosing areas, as in mmdet's ``bbox_overlaps``."""
 
 _BLOCK_ON_HOST = 1 << 18  # elements of one overlap block: its temporaries stay in a core's cache
+_FEWEST_SLOTS = 4  # of an overlap block: what is done per prior and block must not outweigh it
 _BLOCK_ON_DEVICE = 1 << 24  # 64 MiB per float32 temporary, few launches
 
 
@@ -55,7 +56,7 @@ def gt_blocks(gts: GroundTruths, num_priors: int) -> Iterator[GTBlock]:
     exists = (index >= 0)[..., None]
     boxes = torch.where(exists, gts.boxes.float()[index.clamp(min=0)], 0.0)
     per_block = rows_per_block(num_priors, device)  # pairs of an image and a slot
-    slots = min(most, per_block)
+    slots = min(most, max(per_block, _FEWEST_SLOTS))
     images = max(1, per_block // slots)
     for start in range(0, gts.num_images, images):
         rows = slice(start, start + images)

@@ -19,6 +19,8 @@ MIN_PROBABILITY = 1e-12
 COST_FORMS = ("neg_log", "one_minus")
 """How a pair's probability P of being right becomes its cost: -ln max(P, 1e-12), or 1 - P."""
 
+_PRIORS_AT_ONCE = 1 << 14  # of an image: arrays over them stay in a core's cache
+
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 unchanged."""
@@ -177,7 +179,13 @@ def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
         lowest of equal ones, also where nothing overlaps; -1 in images without GT). No
         synchronisation.
     """
-    boxes = at_least_float32(boxes.detach())
+    parts = at_least_float32(boxes.detach()).split(_PRIORS_AT_ONCE, dim=1)
+    found = [_best_overlap(part, gts) for part in parts]
+    return torch.cat([best for best, _ in found], 1), torch.cat([owner for _, owner in found], 1)
+
+
+def _best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """The same for boxes few enough to stay in a core's cache."""
     best = boxes.new_full(boxes.shape[:2], -1.0)
     owner = torch.full_like(best, -1, dtype=torch.int64)
     for block in gt_blocks(gts, boxes.shape[1]):
@@ -188,8 +196,7 @@ def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
         better = highest > best[rows]  # strictly: earlier blocks hold earlier GTs
         best[rows] = torch.where(better, highest, best[rows])
         owner[rows] = torch.where(better, block.index.gather(1, slot), owner[rows])
-    best = best.clamp(min=0)
-    return best, owner
+    return best.clamp(min=0), owner
 
 
 # -- per-GT reductions --------------------------------------------------------------------------

@@ -12,6 +12,9 @@ import pandas as pd
 from tune_spaces import SPACES
 
 MAX_LINES = 12
+COLOURS = 10
+"""Of matplotlib's cycle; further curves are dashed."""
+AP = "AP (percent)"
 
 
 def draw_figures(sweep_dir: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Iterator[Path]:
@@ -53,7 +56,7 @@ def _finish(figure: Any, axes: Any, path: Path, plan: Mapping[str, Any]) -> Path
 
 def _curves(path: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Path:
     """AP over iterations, one line per setting (mean over seeds)."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     names = {trial["id"]: _name(trial) for trial in plan["trials"]}
@@ -69,11 +72,13 @@ def _curves(path: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Path:
             marker="o",
             markersize=3,
             linewidth=1.5 if shown else 0.5,
+            linestyle="-" if rank < COLOURS else "--",
             color=None if shown else "0.8",
             label=setting if shown else None,
         )
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("iteration")
-    axes.set_ylabel("AP")
+    axes.set_ylabel(AP)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _finish(figure, axes, path, plan)
@@ -91,16 +96,19 @@ def _bars(path: Path, plan: Mapping[str, Any], final: pd.DataFrame) -> Path:
     axes.barh(range(len(order)), mean, xerr=deviation.fillna(0), color="tab:blue", height=0.7)
     axes.set_yticks(range(len(order)), order, fontsize=8)
     axes.invert_yaxis()
-    low, high = float(mean.min()), float(mean.max())
+    spread = deviation.fillna(0)
+    low, high = float((mean - spread).min()), float((mean + spread).max())
     margin = max(high - low, 1.0)
-    axes.set_xlim(max(0.0, low - margin), high + 0.5 * margin)
-    axes.set_xlabel("AP (axis does not start at 0)" if low - margin > 0 else "AP")
+    axes.set_xlim(max(0.0, low - margin), high + 0.1 * margin)
+    whiskers = "; whiskers: one standard deviation over seeds" if spread.any() else ""
+    broken = "; the axis does not start at 0" if low - margin > 0 else ""
+    axes.set_xlabel(f"{AP}{whiskers}{broken}")
     axes.grid(axis="x", alpha=0.3)
     return _finish(figure, axes, path, plan)
 
 
 def _heat_map(path: Path, plan: Mapping[str, Any], final: pd.DataFrame, fields: list[str]) -> Path:
-    """Mean AP over two swept numbers; white where the table has no line."""
+    """Mean AP over two swept numbers; empty where the table has no line."""
     from matplotlib import pyplot
 
     grid = final.pivot_table(index=fields[0], columns=fields[1], values="AP", aggfunc="mean")
@@ -115,7 +123,7 @@ def _heat_map(path: Path, plan: Mapping[str, Any], final: pd.DataFrame, fields: 
         if not np.isnan(value):
             color = "black" if value > middle else "white"
             axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=color)
-    figure.colorbar(image, ax=axes, label="AP")
+    figure.colorbar(image, ax=axes, label=AP)
     return _finish(figure, axes, path, plan)
 
 
@@ -123,6 +131,7 @@ def _parallel(path: Path, plan: Mapping[str, Any], final: pd.DataFrame, fields: 
     """One line per trial across all its parameters, coloured by AP."""
     from matplotlib import cm, colors, pyplot
 
+    final = final.fillna({name: value for name, value in plan.get("start", {}).items()})
     figure, axes = pyplot.subplots(figsize=(2 + 1.6 * len(fields), 4.5))
     scale = colors.Normalize(final["AP"].min(), final["AP"].max())
     columns = [*fields, "AP"]
@@ -133,10 +142,23 @@ def _parallel(path: Path, plan: Mapping[str, Any], final: pd.DataFrame, fields: 
             [heights[name][row] for name in columns],
             color=cm.viridis(scale(final["AP"].iloc[row])),
         )
-    labels = [f"{name.rpartition('.')[2]}\n{_extent(final[name])}" for name in columns]
-    axes.set_xticks(range(len(columns)), labels, fontsize=8)
+    for column, name in enumerate(columns):
+        axes.axvline(column, color="0.7", linewidth=1, zorder=0)
+        for height, text in _marks(final[name], heights[name]):
+            axes.annotate(
+                text,
+                (column, height),
+                xytext=(4, 0),
+                textcoords="offset points",
+                fontsize=7,
+                va="center",
+                bbox=dict(fc="white", ec="none", pad=0.5),
+            )
+    labels = [name.rpartition(".")[2] for name in fields]
+    axes.set_xticks(range(len(columns)), [*labels, AP], fontsize=8)
     axes.set_yticks([])
-    figure.colorbar(cm.ScalarMappable(scale, "viridis"), ax=axes, label="AP")
+    axes.set_xlim(-0.1, len(fields) + 0.45)
+    figure.colorbar(cm.ScalarMappable(scale, "viridis"), ax=axes, label=AP)
     return _finish(figure, axes, path, plan)
 
 
@@ -150,7 +172,11 @@ def _unit(values: pd.Series) -> np.ndarray:
     return np.nan_to_num(scaled, nan=0.5)
 
 
-def _extent(values: pd.Series) -> str:
-    if pd.api.types.is_numeric_dtype(values):
-        return f"{values.min():.3g} to {values.max():.3g}"
-    return " / ".join(sorted({str(value) for value in values.dropna()}))
+def _marks(values: pd.Series, heights: np.ndarray) -> list[tuple[float, str]]:
+    """What stands along an axis: the ends of numbers, every word."""
+    if not pd.api.types.is_numeric_dtype(values):
+        return sorted({(float(h), str(v)) for h, v in zip(heights, values) if v is not None})
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        return [(0.5, f"{low:.3g}")]
+    return [(0.0, f"{low:.3g}"), (1.0, f"{high:.3g}")]

@@ -184,7 +184,7 @@ def _plan_search(space: SearchSpace, options: SweepOptions) -> SweepPlan:
         options = dataclasses.replace(
             options, overrides=[*options.overrides, "checkpoint.interval=None"]
         )
-    start: dict[str, Any] = {}
+    start = base_values(resolve(config, options.overrides, {}), space.domains)
     if search == "optuna":
         check_optuna()
     if search == "optuna" or options.population:
@@ -195,7 +195,6 @@ def _plan_search(space: SearchSpace, options: SweepOptions) -> SweepPlan:
                 "one afterwards (colad train best.py --set seed=1)"
             )
         _check_domains(space, config, options)
-        start = base_values(resolve(config, options.overrides, {}), space.domains)
     common: dict[str, Any] = dict(space=space.id, title=space.title, search=search)
     if search == "optuna":
         if options.population:
@@ -217,7 +216,7 @@ def _plan_search(space: SearchSpace, options: SweepOptions) -> SweepPlan:
         draws = grid_draws(space.domains, options.samples)
     else:
         draws = random_draws(space.domains, options.samples)
-        draws[0] = start
+        draws[0] = start if options.population else {}
     settings = [_Setting(config=config, params=draw, schedule=1.0, rows=[]) for draw in draws]
     trials = _repeat(settings, options)
     return SweepPlan(**common, trials=trials, domains=space.domains, start=start)

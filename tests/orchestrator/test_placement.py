@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.config import RunConfig, from_mapping
 from orchestrator.errors import ResourceError
-from orchestrator.placement import check_resources, plan_placement, resolve_gpus
+from orchestrator.placement import check_resources, count_fitting, plan_placement, resolve_gpus
 
 
 def config(**resources: object) -> RunConfig:
@@ -58,3 +58,16 @@ def test_feeders_in_the_bundles_of_networks() -> None:
     plan = plan_placement(per_node)
     assert plan.feeders == []
     assert [bundle["CPU"] for bundle in plan.bundles] == pytest.approx([0.25, 0.75, 0.75])
+
+
+def test_how_many_fit_at_once() -> None:
+    half = plan_placement(config(gpus_per_network=0.5))
+    assert count_fitting(half, [{"CPU": 16, "GPU": 2}], limit=9) == 2
+    assert count_fitting(half, [{"CPU": 16, "GPU": 1}, {"CPU": 16, "GPU": 1}], limit=9) == 2
+    assert count_fitting(half, [{"CPU": 3, "GPU": 8}], limit=9) == 2  # 1.5 CPUs each
+    assert count_fitting(half, [{"CPU": 64, "GPU": 64}], limit=9) == 9
+    whole = plan_placement(config(gpus_per_network=1))
+    assert count_fitting(whole, [{"CPU": 8, "GPU": 1}], limit=9) == 0
+    # 0.75 of a GPU twice leaves two quarters that nobody can use
+    large = plan_placement(config(gpus_per_network=0.75))
+    assert count_fitting(large, [{"CPU": 8, "GPU": 1}] * 3, limit=9) == 1

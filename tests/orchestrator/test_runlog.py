@@ -263,3 +263,35 @@ def test_detections_come_back_with_their_iteration(tmp_path: Path) -> None:
     (tmp_path / "detections" / "r18.parquet").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="r18.parquet"):
         read_detections(tmp_path, "r18")
+
+
+def test_a_change_stays_when_training_goes_on_from_it(tmp_path: Path) -> None:
+    assert not (tmp_path / "changes.parquet").exists()
+    log = RunLog(tmp_path)
+    log.log_change(dict(iteration=4, source="a", params='{"x": 1}', restart_seconds=2.5))
+    log.close()
+    log = RunLog(tmp_path)
+    log.log_change(dict(iteration=8, source="b", params='{"x": 2}', restart_seconds=3.5))
+    log.truncate(8)
+    assert read_log(tmp_path, "changes")["source"].tolist() == ["a", "b"]
+    log.truncate(4)
+    assert read_log(tmp_path, "changes")["source"].tolist() == ["a"]
+    log.close()
+
+
+def test_hyper_parameters_are_named_to_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    log = RunLog(tmp_path)
+    log.log_hyper_parameters({"assigner.mu": 3.5, "switch.scope": "gt", "x": None}, ["r18"])
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    contents = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    start = plugin_data_pb2.HParamsPluginData.FromString(contents).session_start_info
+    assert start.hparams["assigner.mu"].number_value == 3.5
+    assert start.hparams["switch.scope"].string_value == "gt"
+    assert start.hparams["x"].string_value == "None"
+    contents = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(contents).experiment
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["AP/r18"]

@@ -84,6 +84,29 @@ def train(
         raise typer.Exit(130)
 
 
+@app.command()
+def watch(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+) -> None:
+    """Attach to a run that is being trained: its live view, from this or another machine."""
+    from orchestrator.live_view import LiveView
+    from orchestrator.watch import watch as follow
+
+    try:
+        with LiveView(console, title=str(run)) as view:
+            end = follow(run, view)
+    except KeyboardInterrupt:
+        console.print("no longer watching; the run goes on")
+        return
+    if end.outcome == "failed":
+        error_console.print(escape(end.error), soft_wrap=True)
+        raise typer.Exit(2)
+    if not end.outcome:
+        console.print("its launcher is gone; colad train ... --resume goes on with the run")
+        raise typer.Exit(2)
+    console.print(f"{end.outcome} at iteration {end.progress.iteration}")
+
+
 @app.command("eval")
 def evaluate(
     target: Annotated[

@@ -34,6 +34,7 @@ from orchestrator.placement import PlacementPlan, check_resources, plan_placemen
 from orchestrator.quiet import quiet_environment
 from orchestrator.runlog import read_log, write_environment
 from orchestrator.trainer import make_plan
+from orchestrator.watch import ProgressFile
 
 logger = logging.getLogger(__name__)
 
@@ -344,7 +345,7 @@ def _drive(config: RunConfig, run_dir: Path, *, resume: bool, view: LiveView) ->
             f"{run_dir} is being trained by another launcher on this cluster: wait for it, or use "
             "another --work-dir"
         ) from error
-    watcher = _Watcher(board, view)
+    watcher = _Watcher(board, view, ProgressFile(run_dir))
     try:
         tuner = _make_tuner(config, run_dir, resume=resume)
         with watcher.running():
@@ -417,8 +418,8 @@ def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
 class _Watcher:
     """Reads the notice board, shows it, and turns signals into a stop with a checkpoint."""
 
-    def __init__(self, board: Any, view: LiveView) -> None:
-        self.board, self.view = board, view
+    def __init__(self, board: Any, view: LiveView, file: ProgressFile) -> None:
+        self.board, self.view, self.file = board, view, file
         self.progress: Progress | None = None
         self.outcome, self.error = "", ""
         self.retries = 0
@@ -476,3 +477,5 @@ class _Watcher:
             self.progress = notice.progress
             self.view.update(dataclasses.replace(notice.progress, retries=self.retries))
         self.outcome, self.error = notice.outcome, notice.error
+        progress = self.progress and dataclasses.replace(self.progress, retries=self.retries)
+        self.file.write(progress, self.outcome, self.error)

@@ -101,6 +101,7 @@ def to_svg(figure: Figure, description: str) -> Html:
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     for colour, variable in _VARIABLES.items():
         text = text.replace(f": {colour}", f": {variable}")
+        text = text.replace(f'fill="{colour}"', f'style="fill: {variable}"')  # beneath a hatch
     label = f'<svg role="img" aria-label="{escape(description)}"'
     return Html(text.replace("<svg", label, 1))
 
@@ -201,7 +202,7 @@ def _bars(
     thick = 0.7 if stacked else 0.8 / max(len(values), 1)
     for number, (name, heights) in enumerate(values.items()):
         style: dict[str, Any] = dict(color=COLOURS[number % len(COLOURS)], label=name)
-        style |= dict(hatch=("", "////", "....", "xx")[number % 4], edgecolor="white", linewidth=0)
+        style |= dict(hatch=("", "//", "..", "xx")[number % 4], edgecolor="white", linewidth=0)
         numbers = np.nan_to_num(np.asarray(heights, dtype=float))
         shift = 0.0 if stacked else (number - (len(values) - 1) / 2) * thick
         place = np.arange(count) + shift

@@ -35,8 +35,8 @@ from orchestrator.report.scenes import Scene
 from orchestrator.saved_runs import SavedRun
 from orchestrator.switching import SwitchRule, choose
 
-CHOICE = "chosen"
-"""View of what the switch made of all networks' costs."""
+CHOICE = "as taught"
+"""View of what is learned: the assignment made of the costs that the switch chose."""
 COUNTS_FROM = 0.1
 """A pair counts as a positive from this share of its object's largest weight."""
 

@@ -25,11 +25,13 @@ h2 { font-size: 1.2rem; margin: 2.2rem 0 .3rem; padding-top: .6rem;
   border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; overflow-wrap: anywhere; }
 p { margin: .3rem 0 .7rem; max-width: 75ch; overflow-wrap: anywhere; }
-a { color: var(--accent); } nav a { margin-right: .9rem; white-space: nowrap; }
+a { color: var(--accent); } nav { display: flex; flex-wrap: wrap;
+  gap: .1rem .9rem; }
 .dim { color: var(--dim); }
 .note { border-left: 4px solid var(--c1); background: var(--card); padding: .5rem .8rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr));
   gap: .9rem; align-items: start; }
+div.grid + div.grid { margin-top: .9rem; }
 figure { margin: 0; padding: .6rem .7rem .7rem; background: var(--card); border-radius: 8px;
   min-width: 0; }
 figure h4 { margin: 0 0 .3rem; font-size: .93rem; overflow-wrap: anywhere; }

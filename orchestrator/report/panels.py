@@ -26,7 +26,7 @@ BOX = "#ffffff"
 LIGHT = {"background": "#ffffff", "text": "#1a1a1a"}
 DARK = {"background": "#1b1e24", "text": "#e8e8e8"}
 _PANEL_IN, _GAP_IN, _BLOCK_GAP_IN = 1.5, 0.07, 0.22
-_LEFT_IN, _RIGHT_IN, _HEAD_IN, _FOOT_IN, _LEGEND_IN = 0.78, 0.12, 0.62, 0.42, 0.62
+_LEFT_IN, _RIGHT_IN, _HEAD_IN, _FOOT_IN, _LEGEND_IN = 0.66, 0.12, 0.62, 0.42, 0.62
 _SUBHEAD_IN = 0.24
 _SMALL, _NORMAL = 8.0, 9.0
 

@@ -313,14 +313,14 @@ def _spread_objects(rows: pd.DataFrame) -> list[int]:
 
 def _cost_figure(run: RunData, rows: pd.DataFrame, assigner: object, number: int) -> Html:
     cost, weight = rows["cost"].to_numpy(float), rows["weight"].to_numpy(float)
-    area = f", {np.sqrt(rows['gt_area'].iloc[0]):.0f} px" if "gt_area" in rows else ""
-    kind = ""
+    title = f"object {number}"
     if "gt_label" in rows:
-        kind = f": {run.data.classes[int(rows['gt_label'].iloc[0])]}"
+        title += f": {run.data.classes[int(rows['gt_label'].iloc[0])]}"
+    if "gt_area" in rows:
+        title += f", {np.sqrt(rows['gt_area'].iloc[0]):.0f} px"
     if "teacher" in rows:
-        taught = rows["teacher"].value_counts(normalize=True)
-        kind += f", {' and '.join(f'{n} {s:.0%}' for n, s in taught.items())} of the pairs"
-    title = f"object {number}{kind}{area}"
+        taught = rows["teacher"].value_counts()
+        title += f", taught by {' and '.join(map(str, taught.index))}"
     with chart("cost (no unit)", "pairs") as (axes, drawn):
         if isinstance(assigner, PAAAssigner):
             text = _mixture(axes, rows, cost, weight, assigner.topk)
@@ -375,7 +375,7 @@ def _bag(rows: pd.DataFrame, cost: NDArray[np.float64], topk: int) -> NDArray[np
     pairs = Candidates(
         image=zero, gt=zero, prior=torch.tensor(rows["prior"].to_numpy()), level=level
     )
-    bags = build_bags(torch.from_numpy(cost).float(), pairs, 1, int(level.max()) + 1, topk)
+    bags = build_bags(torch.tensor(cost).float(), pairs, 1, int(level.max()) + 1, topk)
     found: NDArray[np.int64] = bags.row[0][bags.mask[0]].numpy()
     return found
 

@@ -70,7 +70,7 @@ def test_colad_draws_networks_and_their_choice(shapes: Path, tmp_path: Path) -> 
         assert [line.partition(":")[0] for line in lines] == [
             "colad r18",
             "colad r34",
-            "colad chosen",
+            "colad as taught",
         ]
         assert "taught by r18" in lines[-1]
 

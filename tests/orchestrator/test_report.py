@@ -1,0 +1,314 @@
+"""The report: complete, readable by a strict parser, honest about what is missing, and harmless."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orchestrator.config import load_config
+from orchestrator.data.shapes import make_shapes
+from orchestrator.errors import ConfigError
+from orchestrator.local_run import run_locally
+from orchestrator.report.build import report_runs, run_page
+from orchestrator.report.charts import Series, binned, line_chart, smooth
+from orchestrator.report.compare import difference, group_runs, interval, quantile_t
+from orchestrator.report.page import element, page, paragraph
+from orchestrator.report.run_data import read_run
+from orchestrator.report.teaching import decisions_of, positives_of, size_classes
+from tests.support.runs import ROOT, SMALL
+
+TINY = ROOT / "configs" / "tiny"
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(2)>',
+    "</style><svg onload=alert(3)>",
+    "--><!-- ]]> &lt; $\\frac{a$ & <b>bold",
+)
+HOSTILE_FILE = '<img src=x onerror="alert(4)">.png'
+HTML_TAGS = set(
+    "html head meta title style body h1 h2 h3 h4 p nav a b section div figure figcaption img svg "
+    "table tr th td details summary pre ul li".split()
+)
+SVG_TAGS = set("defs g path use text rect clippath pattern".split())
+VOID = ("meta", "img")
+
+
+class Strict(HTMLParser):
+    """Collects tags, attributes and text; every element must be closed in its place."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: list[tuple[str, str]] = []
+        self.declarations = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> out of place"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append((self.open[-1] if self.open else "", data))
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(f"a comment: {data[:80]}")
+
+    def handle_decl(self, decl: str) -> None:
+        self.declarations += 1
+
+    def unknown_decl(self, data: str) -> None:
+        raise AssertionError(f"an unknown declaration: {data[:80]}")
+
+    def handle_pi(self, data: str) -> None:
+        raise AssertionError(f"a processing instruction: {data[:80]}")
+
+
+def parsed(text: str) -> Strict:
+    """A page that is well-formed, of known tags only, without script and without a request."""
+    parser = Strict()
+    parser.feed(text)
+    parser.close()
+    assert not parser.open and parser.declarations == 1
+    assert set(parser.tags) <= HTML_TAGS | SVG_TAGS, set(parser.tags) - HTML_TAGS - SVG_TAGS
+    for tag, key, value in parser.attributes:
+        assert not key.startswith("on"), f"<{tag} {key}={value[:40]}>"
+        assert "javascript:" not in value.lower()
+        if key in ("src", "href", "xlink:href"):
+            assert value.startswith(("data:image/", "#")), f"<{tag} {key}={value[:40]}>"
+        if key == "style":
+            assert "url(" not in value.replace("url(#", ""), value
+    styles = [data for tag, data in parser.text if tag == "style"]
+    assert len(styles) == 1 and "url(" not in styles[0] and "@import" not in styles[0]
+    return parser
+
+
+def shapes_with_hostile_names(root: Path) -> Path:
+    """The toy dataset, its classes and a file renamed to what an attacker would like."""
+    make_shapes(root, train=8, val=6, size=64, seed=3)
+    for split in ("train", "val"):
+        path = root / f"{split}.json"
+        content = json.loads(path.read_text())
+        assert len(content["categories"]) == len(HOSTILE)
+        for category, name in zip(content["categories"], HOSTILE):
+            category["name"] = name
+        for number, image in enumerate(content["images"]):
+            renamed = f"{number}{split}{HOSTILE_FILE}"
+            (root / "images" / image["file_name"]).rename(root / "images" / renamed)
+            image["file_name"] = renamed
+        path.write_text(json.dumps(content))
+    return root
+
+
+@pytest.fixture(scope="module")
+def hostile_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short CoLAD run on hostile data, in a folder with a hostile name."""
+    base = tmp_path_factory.mktemp("report")
+    root = shapes_with_hostile_names(base / "data")
+    small = [item for item in SMALL if "shapes" not in item and "max_iterations" not in item]
+    overrides = [*small, f"data.root={root}", "train.max_iterations=6", "evaluation.interval=3"]
+    config = load_config(TINY / "colad.py", overrides)
+    run_locally(config, base / "<b>run & co")
+    return base / "<b>run & co"
+
+
+@pytest.fixture(scope="module")
+def hostile_page(hostile_run: Path) -> str:
+    path = report_runs([hostile_run])
+    assert path == hostile_run.resolve() / "report" / "index.html"
+    return path.read_text(encoding="utf-8")
+
+
+def test_hostile_names_are_text(hostile_page: str) -> None:
+    parser = parsed(hostile_page)
+    everything = " ".join(data for _, data in parser.text)
+    for name in (*HOSTILE, HOSTILE_FILE, "<b>run & co"):
+        assert name in everything, f"{name} is shown as what it is"
+    policy = [v for tag, key, v in parser.attributes if tag == "meta" and key == "content"]
+    assert any("default-src 'none'" in value for value in policy)
+
+
+def figures(text: str) -> Iterator[str]:
+    for part in text.split("<figure>")[1:]:
+        yield part.partition("</figure>")[0]
+
+
+def test_every_figure_is_labelled_and_read(hostile_page: str) -> None:
+    found = list(figures(hostile_page))
+    assert len(found) > 30
+    for part in found:
+        title, _, rest = part.removeprefix("<h4>").partition("</h4>")
+        caption = rest.partition("<figcaption>")[2].partition("</figcaption>")[0]
+        assert title and len(caption) > 15, part[:200]
+        if "<svg" in rest:  # both axes are named, with a unit
+            texts = [t.partition("</text>")[0].partition(">")[2] for t in rest.split("<text")[1:]]
+            named = [t for t in texts if not t.replace(".", "").replace("\u2212", "").isdigit()]
+            assert len(named) >= 2, f"{title}: {texts}"
+        else:
+            assert 'src="data:image/jpeg;base64,' in rest
+
+
+def test_all_sections_have_content(hostile_page: str) -> None:
+    anchors = "ap losses teaching costs positives assignments predictions classes errors time setup"
+    for anchor in anchors.split():
+        body = hostile_page.partition(f'id="{anchor}"')[2].partition("</section>")[0]
+        assert len(body) > 500 and "Not available" not in body, anchor
+        assert f'href="#{anchor}"' in hostile_page
+    assert len(hostile_page) < 8e6
+    assert "What this page lacks" in hostile_page, "two checkpoints are few moments"
+
+
+def test_an_older_run_says_what_it_lacks(hostile_run: Path) -> None:
+    run = read_run(hostile_run)
+    new = ["gt_area", "gt_label", "pos_weight", "neg_weight", "positive"]
+    run = type(run)(
+        **{**vars(run), "samples": run.samples.drop(columns=new), "detections": {}, "lacks": []}
+    )
+    text = run_page(run)
+    parsed(text)
+    lacks = text.partition("What this page lacks")[2].partition("</ul>")[0]
+    for what in ("Costs", "Positives per object", "Who taught per level"):
+        assert what in lacks
+    assert text.count("Not available for this run.") >= 3
+
+
+def test_data_that_moved_away_is_said(hostile_run: Path) -> None:
+    run = read_run(hostile_run)
+    gone = type(run.data.val)(**{**vars(run.data.val), "annotations": "elsewhere/val.json"})
+    data = type(run.data)(**{**vars(run.data), "val": gone})
+    text = run_page(type(run)(**{**vars(run), "data": data, "lacks": []}))
+    parsed(text)
+    assert "Sample images: the data of the run cannot be read" in text
+    assert "Kinds of errors: " in text
+
+
+def test_shares_add_up_and_positives_are_counted(hostile_run: Path) -> None:
+    run = read_run(hostile_run)
+    decisions, positives = decisions_of(run), positives_of(run)
+    assert decisions is not None and positives is not None
+    assert set(decisions["teacher"]) <= {"r18", "r34"} and set(decisions["level"]) <= {
+        "8",
+        "16",
+    } | {
+        "32",
+        "64",
+        "128",
+    }
+    mine = run.samples[run.samples["learner"] == "r18"]
+    expected = mine[mine["positive"]].groupby(["iteration", "gt"]).size()
+    counted = positives.set_index(["iteration", "gt"])["positives"]
+    assert (counted[counted > 0] == expected).all() and counted.sum() == expected.sum()
+
+
+def test_size_classes_are_thirds() -> None:
+    words, texts = size_classes(np.arange(1, 31, dtype=float) ** 2)
+    assert Counter(words.tolist()) == {"small": 10, "medium": 10, "large": 10}
+    assert texts[0] == "small: up to 11 px"
+    assert size_classes(np.zeros(0))[0].tolist() == []
+
+
+def test_a_run_that_has_not_begun_and_what_is_no_run(tmp_path: Path, hostile_run: Path) -> None:
+    with pytest.raises(ConfigError, match="neither a run directory"):
+        report_runs([tmp_path])
+    for name in ("config.py", "data.json"):
+        (tmp_path / name).write_bytes((hostile_run / name).read_bytes())
+    with pytest.raises(ConfigError, match="nothing is logged yet"):
+        report_runs([tmp_path])
+
+
+# -- comparison ---------------------------------------------------------------------------------
+
+
+def copy_of(run_dir: Path, to: Path, seed: int, gain: float) -> Path:
+    """The same run with another seed and other numbers."""
+    run = read_run(run_dir)
+    for name, frame in (("iterations", run.iterations), ("evaluations", run.evaluations)):
+        frame = frame.copy()
+        if name == "evaluations":
+            frame["AP"] += gain
+        (to / f"{name}.parquet").mkdir(parents=True)
+        frame.to_parquet(to / f"{name}.parquet" / "part-000000000-000000.parquet")
+    text = (run_dir / "config.py").read_text()
+    (to / "config.py").write_text(text.replace("seed = 0", f"seed = {seed}"))
+    (to / "data.json").write_bytes((run_dir / "data.json").read_bytes())
+    return to
+
+
+def test_seeds_of_one_setting_are_one_line(hostile_run: Path, tmp_path: Path) -> None:
+    runs = [copy_of(hostile_run, tmp_path / f"s{n}", n, gain) for n, gain in ((0, 0), (1, 2))]
+    other = copy_of(hostile_run, tmp_path / "other", 0, 5)
+    text = (other / "config.py").read_text().replace("'std_mean'", "'fisher'")
+    (other / "config.py").write_text(text)
+    settings = group_runs([read_run(path) for path in (*runs, other)])
+    assert [(s.name, len(s.runs)) for s in settings] == [
+        ("switch.criterion = 'std_mean'", 2),
+        ("switch.criterion = 'fisher'", 1),
+    ]
+    written = report_runs([*runs, other])
+    assert written == tmp_path.resolve() / "report" / "index.html"
+    page_text = written.read_text(encoding="utf-8")
+    parsed(page_text)
+    base = float(read_run(hostile_run).final.set_index("network").loc["r18", "AP"])
+    assert f"{base + 1:.1f} \u00b1 12.7" in page_text, "t(1) times sqrt(2) over sqrt(2)"
+    assert "one seed: no interval" in page_text
+
+
+def test_intervals_are_students_and_welchs() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for degrees in (1, 2, 7, 30, 31, 60, 500):
+        assert quantile_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)
+    assert quantile_t(0) == math.inf
+    left, right = [44.3, 44.9, 45.8], [46.4, 45.9, 47.3, 46.8]
+    mean, width = interval(left)
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(left), scale=stats.sem(left))
+    assert (mean - width, mean + width) == pytest.approx((low, high), abs=0.005)
+    gap, width = difference(left, right)
+    test = stats.ttest_ind(right, left, equal_var=False).confidence_interval(0.95)
+    assert gap == pytest.approx((test.low + test.high) / 2)
+    assert (test.high - test.low) / 2 <= width < (test.high - test.low) / 2 * 1.2, "never narrower"
+    assert interval([math.nan, 3.0]) == (3.0, pytest.approx(math.nan, nan_ok=True))
+    assert math.isnan(interval([])[0]) and math.isnan(difference([1.0], [2.0])[1])
+
+
+# -- building blocks ----------------------------------------------------------------------------
+
+
+def test_elements_escape_text_and_attributes() -> None:
+    made = element("p", "<b>", element("b", "&"), title='"><script>')
+    assert made == '<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt;<b>&amp;</b></p>'
+    parsed(page("<title>", [paragraph("a < b")], []))
+
+
+def test_charts_escape_names_and_follow_the_page() -> None:
+    series = [Series(name=f"{name} {n}", x=[0, 1], y=[0, n]) for n, name in enumerate(HOSTILE)]
+    drawing = line_chart("<x>", "$y_$", series)
+    parser = Strict()
+    parser.feed(drawing)
+    assert not parser.open and set(parser.tags) <= SVG_TAGS | {"svg"}
+    texts = [data.strip() for _, data in parser.text]
+    assert "<x>" in texts and "$y_$" in texts
+    assert "currentColor" in drawing and "var(--c0" in drawing and 'id="figure' not in drawing
+
+
+def test_long_series_are_averaged() -> None:
+    x, y = binned(np.arange(10_000), np.where(np.arange(10_000) % 2, 1.0, 3.0))
+    assert len(x) == len(y) <= 240 and np.allclose(y, 2, atol=0.05)
+    assert binned(np.arange(3), np.array([1, math.nan, 2.0]))[0].tolist() == [0, 2]
+    assert smooth(np.array([1.0, 2, 3, 4]), 3).tolist() == [1.5, 2, 3, 3.5]
+    assert smooth(np.zeros(0), 3).tolist() == []

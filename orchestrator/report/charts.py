@@ -127,7 +127,7 @@ def line_chart(
                 one.y,
                 color=colour,
                 linestyle=DASHES[number % len(DASHES)],
-                marker=MARKERS[number % len(MARKERS)] if one.marked else None,
+                marker=MARKERS[number % len(MARKERS)] if one.marked or len(one.x) < 3 else None,
                 label=one.name,
             )
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

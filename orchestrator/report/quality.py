@@ -44,13 +44,25 @@ def class_section(run: RunData) -> Html:
         if len(shown) < len(order):
             text += f" The 12 hardest and 12 easiest of {len(order)} classes."
         figures.append(figure("AP per class", drawing, text))
-    areas = {network: [float(final.loc[network, key]) for key in AREAS] for network in final.index}
-    drawing = bar_chart("object size", "AP (%)", list(AREAS.values()), areas)
-    text = "COCO's sizes: small below 32 x 32 pixels of the file, large above 96 x 96."
-    figures.append(figure("AP by size", drawing, text))
+    figures += _by_area(run)
     rows = [[name, *(number(v[i]) for v in by_class.values())] for i, name in enumerate(names)]
     listing = table(["class", *(f"AP {network}" for network in by_class)], rows)
     return join([grid(figures), details("all classes as a table", listing)])
+
+
+def _by_area(run: RunData) -> list[Html]:
+    """AP by COCO's object sizes, those without objects left out."""
+    final = run.final.set_index("network")
+    keys = [key for key in AREAS if final[key].notna().any()]
+    if not keys:
+        return []
+    values = {network: [float(final.loc[network, key]) for key in keys] for network in final.index}
+    drawing = bar_chart("object size", "AP (%)", [AREAS[key] for key in keys], values)
+    text = "COCO's sizes: small below 32 x 32 pixels of the file, large above 96 x 96."
+    none = [word for key, word in AREAS.items() if key not in keys]
+    return [
+        figure("AP by size", drawing, text + (f" No {' or '.join(none)} ones." if none else ""))
+    ]
 
 
 def _mean(values: list[float]) -> float:

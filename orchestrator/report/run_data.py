@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.building import import_custom
 from orchestrator.checkpoints import find_checkpoints, read_state
 from orchestrator.config import RunConfig, load_config
 from orchestrator.datasets import PreparedData, load_prepared
@@ -79,6 +80,7 @@ def read_run(run_dir: Path) -> RunData:
     if not is_run(run_dir):
         raise ConfigError(f"{run_dir}: neither a run directory (config.py, data.json) nor a sweep")
     config = load_config(run_dir / "config.py")
+    import_custom(config.custom_imports)
     iterations = read_log(run_dir, "iterations")
     if not len(iterations):
         raise ConfigError(

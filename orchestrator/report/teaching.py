@@ -145,7 +145,7 @@ def _shares_figure(
         for name in run.networks
     }
     first = run.networks[0]
-    spread = [f"{group} {share:.0f} %" for group, share in zip(groups, values[first])]
+    spread = [f"{group}: {share:.0f} %" for group, share in zip(groups, values[first])]
     text = f"Share that went to {first}: {', '.join(spread)}. Below the names: decisions sampled."
     if column == "size":
         _, words = size_classes(decisions["gt_area"].to_numpy(float))

@@ -20,7 +20,7 @@ from orchestrator.report.panels import draw_assignments, reading
 from orchestrator.report.scenes import Scene, make_scenes, open_target
 from orchestrator.saved_runs import SavedRun, open_run
 
-DPI = 120
+DPI = 100
 FILE_KINDS = (".png", ".jpg", ".jpeg", ".pdf", ".svg")
 
 

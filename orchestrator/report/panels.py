@@ -256,8 +256,10 @@ def draw_boxes(
 def _pixel_ticks(axes: Axes, scene: Scene, colour: str, *, left: bool, bottom: bool) -> None:
     height, width = scene.pixels.shape[:2]
     step = next(s for s in (25, 50, 100, 200, 400, 1000, 10**6) if width / s <= 4.5)
-    axes.set_xticks(range(0, width + 1, step))
-    axes.set_yticks(range(0, height + 1, step))
+    for ticks, size in ((axes.set_xticks, width), (axes.set_yticks, height)):
+        ticks(
+            range(0, int(0.93 * size) + 1, step)
+        )  # a number at the end would meet the next panel's
     axes.tick_params(
         labelsize=_SMALL - 1,
         colors=colour,

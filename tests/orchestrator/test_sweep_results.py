@@ -119,3 +119,41 @@ def test_rank_agreement() -> None:
     assert spearman([1, 2, 3], [5, 5, 5]) is None
     generator = np.random.default_rng(0)
     assert abs(spearman(generator.random(500), generator.random(500)) or 1) < 0.15
+
+
+def test_a_population_s_changes_are_in_the_results(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    add_search(monkeypatch, {"assigner.mu": Range(low=3, high=8)})
+    plan = plan_sweep("search", SweepOptions(samples=2, population=True))
+    write_sweep(tmp_path, plan, [30.0, 35.0])
+    first, second = plan.trials
+    mine, other = first.params["assigner.mu"], second.params["assigner.mu"]
+    log = RunLog(tmp_path / "trials" / first.id)
+    change = dict(
+        iteration=5,
+        source=second.id,
+        before=json.dumps(first.params),
+        source_params=json.dumps(second.params),
+        params=json.dumps({"assigner.mu": 6.5}),
+        waiting_seconds=1.0,
+        restart_seconds=4.25,
+        token="t",
+    )
+    log.log_change(change)
+    row = dict(epoch=0, network="r18", split="val", seconds=1.0, AP50=50.0, AP75=40.0)
+    log.log_evaluation([{**row, "iteration": 3, "AP": 10.0}, {**row, "iteration": 15, "AP": 44.0}])
+    log.close()
+    report = report_sweep(tmp_path)
+    frame = pd.read_parquet(report.results)
+    rows = frame[frame["trial"] == first.id].sort_values("iteration")
+    # before the change, the other's weights as they came, and after it
+    assert rows["assigner.mu"].tolist() == [mine, other, 6.5, 6.5]
+    assert rows["source"].tolist() == ["", second.id, second.id, second.id]
+    assert rows["restart_seconds"].tolist() == [0, 4.25, 4.25, 4.25]
+    line = f"- {first.id} went on from {second.id} at iteration 5: assigner.mu "
+    found = next(text for text in report.text.splitlines() if text.startswith(line))
+    assert found.endswith("-> 6.5 (restart 4.2 s, waited 1.0 s)")
+    assert report.best is not None
+    assert f"went on from {second.id} at iteration 5" in report.best.read_text()
+    load_config(report.best)

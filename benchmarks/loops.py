@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from orchestrator.actors import (
     get_all,
     locate,
 )
-from orchestrator.config import NetworkConfig, RunConfig, SwitchConfig, load_config
-from orchestrator.datasets import PreparedData, prepare_data
+from orchestrator.config import RunConfig
+from orchestrator.datasets import PreparedData
 from orchestrator.iteration import cotrain_iteration
 from orchestrator.step import NetworkSpec
 
@@ -76,7 +76,7 @@ class Loop:
 
 
 def run_together(loops: Sequence[Loop], iterations: int) -> list[float]:
-    """All loops at once, each in a thread; the seconds of all their iterations."""
+    """All loops at once, each in a thread; the iterations' seconds of the slower (by median)."""
     seconds: list[list[float]] = [[] for _ in loops]
 
     def drive(index: int) -> None:
@@ -87,19 +87,4 @@ def run_together(loops: Sequence[Loop], iterations: int) -> list[float]:
         thread.start()
     for thread in threads:
         thread.join()
-    return [value for own in seconds for value in own]
-
-
-def make_loops(root: Path) -> dict[str, list[Loop]]:
-    """Two equal networks: co-training, apart, and side by side in one run."""
-    base = load_config(CONFIG, [f"data.root={root / 'shapes'}"])
-    data = prepare_data(base.data, root)
-    equal = NetworkConfig(preset="tiny_r18")
-    base = replace(base, networks={"a": equal, "b": equal})
-    solo = replace(base, switch=SwitchConfig(criterion="self"))
-    singles = [replace(solo, networks={name: equal}) for name in ("a", "b")]
-    return {
-        "colad": [Loop(base, data)],
-        "apart": [Loop(single, data) for single in singles],
-        "shared": [Loop(solo, data)],
-    }
+    return max(seconds, key=statistics.median)

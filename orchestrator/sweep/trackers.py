@@ -26,7 +26,7 @@ class Trackers:
         """Ask for the libraries and for what they need.
 
         Raises:
-            ConfigError: naming the extra to install, or what is missing.
+            ConfigError: naming the extra to install, what is missing, or who does not answer.
         """
         for name, wanted in (("mlflow", self.mlflow), ("wandb", self.wandb)):
             if wanted is None:
@@ -35,6 +35,8 @@ class Trackers:
                 raise ConfigError(f"--{name} '': give its {_MEANING[name]}")
             if importlib.util.find_spec(name) is None:
                 raise ConfigError(f"--{name}: not installed; pip install 'colad[{name}]'")
+        if self.mlflow is not None:
+            _ask_mlflow(self.mlflow)
         if self.wandb is not None and not _wandb_can_log_in():
             raise ConfigError(
                 f"--wandb: nobody is logged in; `wandb login`, or {WANDB_KEY}, or "
@@ -66,7 +68,27 @@ class Trackers:
         return found
 
 
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 _MEANING = {"mlflow": "tracking URI", "wandb": "project"}
+
+
+def _ask_mlflow(uri: str) -> None:
+    """Look whether the server answers; by itself MLflow would go on asking for minutes."""
+    import mlflow
+
+    before = {name: os.environ.get(name) for name in _PATIENCE}
+    os.environ.update(_PATIENCE)
+    try:
+        mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
+    except mlflow.exceptions.MlflowException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(f"--mlflow {uri}: cannot be used: {reason}") from error
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _wandb_can_log_in() -> bool:

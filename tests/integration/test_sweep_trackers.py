@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.sweep.launch import launch_sweep
 from orchestrator.sweep.plan import SweepOptions, plan_sweep
 from orchestrator.sweep.trackers import Trackers
@@ -63,3 +64,14 @@ def test_mlflow_and_wandb(
         history = client.get_metric_history(run.info.run_id, "AP")
         assert len(history) == 2
     assert len(list((tmp_path / "sweep").rglob("*.wandb"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"), [("http://127.0.0.1:9", "127.0.0.1"), ("nosql:///x.db", "nosql")]
+)
+def test_a_server_that_does_not_answer(uri: str, message: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("mlflow", reason="pip install 'colad[mlflow]'")
+    with pytest.raises(ConfigError, match=f"--mlflow .*cannot be used.*{message}"):
+        Trackers(mlflow=uri).check()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.report.compare import comparison_page
+from orchestrator.report.costs import costs_section
 from orchestrator.report.curves import ap_section, final_table, loss_section, time_section
 from orchestrator.report.page import Html, details, element, join, page, paragraph, section, table
 from orchestrator.report.pictures import (
@@ -20,7 +21,7 @@ from orchestrator.report.pictures import (
 )
 from orchestrator.report.quality import class_section, error_section
 from orchestrator.report.run_data import RunData, read_run
-from orchestrator.report.teaching import costs_section, positives_section, teaching_section
+from orchestrator.report.teaching import positives_section, teaching_section
 
 PAGE = "index.html"
 

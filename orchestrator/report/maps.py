@@ -106,6 +106,10 @@ def method_at_start(title: str, saved: SavedRun) -> Method:
     return method_of_config(title, saved.config, saved.data.classes)
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def _method(
     title: str,
     config: RunConfig,
@@ -113,6 +117,7 @@ def _method(
     num_classes: int,
     iteration: int,
 ) -> Method:
+    detectors = {name: detector.to(_device()) for name, detector in detectors.items()}
     views = {
         name: build_view(name, config, detector.get_submodule("bbox_head"), num_classes)
         for name, detector in detectors.items()
@@ -159,14 +164,15 @@ def assign_scene(method: Method, scene: Scene) -> list[AssignmentView]:
         ConfigError: the assigner does not fit the networks.
     """
     assigner = build_assigner(method.config.assigner)
-    gts = unpack_gts(scene.batch, torch.device("cpu"))
+    gts = unpack_gts(scene.batch, _device())
     seen: dict[str, _Seen] = {}
     views = []
     try:
         for name, detector in method.detectors.items():
             seen[name] = look = _look(detector, method.views[name], assigner, scene, gts)
             made = _assign(assigner, look.table, look, gts, method.step)
-            title = method.title if len(method.detectors) == 1 else f"{method.title} {name}".strip()
+            alone = len(method.detectors) == 1 and method.title
+            title = method.title if alone else f"{method.title} {name}".strip()
             views.append(_view(title, look, made, gts, {}))
     except (ValueError, KeyError) as error:
         kind = method.config.assigner["type"]
@@ -246,6 +252,7 @@ def _view(
     hw = (height, width)
     positive, negative = pair_weights(made, look.candidates, look.predictions, gts)
     gt, prior = look.candidates.gt, look.candidates.prior
+    positive, negative, gt, prior = (x.cpu() for x in (positive, negative, gt, prior))
     largest = torch.zeros(gts.num_gts).scatter_reduce(0, gt, positive, "amax")
     share = positive / largest.clamp(min=1e-12)[gt]
     share = torch.where(largest[gt] > 0, share, torch.zeros_like(share))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from orchestrator.local_run import run_locally
+from orchestrator.watch import read_progress
 from tests.support.runs import CONFIG, assert_equal_weights, final_weights
 
 pytestmark = pytest.mark.ray
@@ -24,6 +25,8 @@ def test_local_and_actor_runs_are_equal(
 
     result, run_dir = train()
     assert result.iteration == 20
+    seen = read_progress(run_dir)
+    assert seen is not None and (seen.outcome, seen.progress.iteration) == ("finished", 20)
     local_dir = tmp_path / "local"
     run_locally(load_config(CONFIG, small_overrides), local_dir)
     assert_equal_weights(final_weights(local_dir), final_weights(run_dir))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from orchestrator.config import load_config
 from orchestrator.data.shapes import make_shapes
@@ -22,7 +23,7 @@ from orchestrator.report.compare import difference, group_runs, interval, quanti
 from orchestrator.report.page import element, page, paragraph
 from orchestrator.report.run_data import read_run
 from orchestrator.report.teaching import decisions_of, positives_of, size_classes
-from tests.support.runs import ROOT, SMALL
+from tests.support.runs import ROOT, SMALL, final_weights
 
 TINY = ROOT / "configs" / "tiny"
 HOSTILE = (
@@ -150,8 +151,13 @@ def figures(text: str) -> Iterator[str]:
 
 
 def test_every_figure_is_labelled_and_read(hostile_page: str) -> None:
-    found = list(figures(hostile_page))
-    assert len(found) > 30
+    check_figures(hostile_page, more_than=30)
+
+
+def check_figures(text: str, more_than: int) -> None:
+    """Each has a title, a reading, and named axes where it is a chart."""
+    found = list(figures(text))
+    assert len(found) > more_than
     for part in found:
         title, _, rest = part.removeprefix("<h4>").partition("</h4>")
         caption = rest.partition("<figcaption>")[2].partition("</figcaption>")[0]
@@ -186,6 +192,41 @@ def test_an_older_run_says_what_it_lacks(hostile_run: Path) -> None:
     for what in ("Costs", "Positives per object", "Who taught per level"):
         assert what in lacks
     assert text.count("Not available for this run.") >= 3
+
+
+def test_a_method_alone(tmp_path: Path) -> None:
+    """Weights instead of a mixture; nobody teaches."""
+    overrides = [o for o in SMALL if "r34" not in o and "max_iterations" not in o]
+    overrides += [f"data.root={tmp_path / 'shapes'}", "train.max_iterations=2"]
+    run_locally(load_config(TINY / "musu_shapes.py", overrides), tmp_path / "run")
+    text = run_page(read_run(tmp_path / "run"))
+    parsed(text)
+    check_figures(text, more_than=20)
+    assert "Nobody teaches another" in text and "weight (% of largest)" in text
+    assert "as taught" not in text
+
+
+@pytest.mark.slow
+def test_a_fixed_teacher_whose_file_is_gone(hostile_run: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "teacher.pth"
+    torch.save(dict(state_dict=final_weights(hostile_run)["r34"]), weights)
+    overrides = [
+        *(line for line in SMALL if "shapes" not in line and "max_iterations" not in line),
+        f"data.root={hostile_run.parent / 'data'}",
+        "train.max_iterations=2",
+        "networks.r34.learner=False",
+        f"networks.r34.checkpoint={weights}",
+        "switch={'_delete_': True, 'criterion': 'fixed', 'teacher': 'r34'}",
+    ]
+    run_locally(load_config(TINY / "colad.py", overrides), tmp_path / "lad")
+    text = run_page(read_run(tmp_path / "lad"))
+    parsed(text)
+    assert "The teacher is fixed: r34" in text and "Taught by r34 100%" in text
+    assert "r34 (frozen)" in text
+    weights.unlink()
+    text = run_page(read_run(tmp_path / "lad"))
+    parsed(text)
+    assert "Assignments at the start: " in text.partition("What this page lacks")[2][:2000]
 
 
 def test_data_that_moved_away_is_said(hostile_run: Path) -> None:

@@ -170,8 +170,6 @@ def test_three_levels(family: str, save: Save, lad: Lad) -> None:
     assert outcome.networks["student"].describe()[0].strides == (8, 16, 32)
 
 
-# mmdet 3.3.0's channel attention:
-@pytest.mark.filterwarnings("ignore:`torch.cuda.amp.autocast:FutureWarning")
 def test_rtmdet_as_released(lad: Lad, tmp_path: Path) -> None:
     """mmdet's own configuration; its checkpoint's padding is not learned, so the run sets it."""
     reference = "mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py"

@@ -15,7 +15,7 @@ from assigners.types import Candidates
 from orchestrator.report.charts import COLOURS, chart, name_lines
 from orchestrator.report.maps import COUNTS_FROM
 from orchestrator.report.page import Html, figure, grid, join, paragraph
-from orchestrator.report.run_data import OLDER, RunData
+from orchestrator.report.run_data import RunData
 
 COST_OBJECTS = 6
 NEUTRAL = "#a9b2bd"
@@ -26,14 +26,14 @@ def costs_section(run: RunData) -> Html:
     """Costs of single objects at the last sample: histogram, mixture and threshold."""
     samples = run.samples
     if not len(samples) or "learner" not in samples:
-        run.lacks.append("Costs: none were sampled (log.assignments_interval).")
+        run.lacks.append(f"Costs: no samples ({run.unsampled}).")
         return paragraph("Not available for this run.")
     rows = samples[samples["learner"] == run.config.learners[0]]
     rows = rows[rows["iteration"] == rows["iteration"].max()].copy()
     rows["cost"] = _used_cost(run, rows)
     weights = "pos_weight" if "pos_weight" in rows else "positive"
     if weights not in rows or rows["cost"].isna().all():
-        run.lacks.append(f"Costs: the samples lack weights ({OLDER}).")
+        run.lacks.append(f"Costs: no sampled weights ({run.unsampled}).")
         return paragraph("Not available for this run.")
     rows["weight"] = rows[weights].astype(float)
     assigner = build_assigner(run.config.assigner)

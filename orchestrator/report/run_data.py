@@ -59,6 +59,11 @@ class RunData:
             return self.evaluations
         return self.evaluations.drop_duplicates("network", keep="last")
 
+    @property
+    def unsampled(self) -> str:
+        """Why something is not in the samples."""
+        return OLDER if len(self.samples) else "none were taken yet: log.assignments_interval"
+
     def of(self, network: str) -> pd.DataFrame:
         """The iterations of one learner."""
         return self.iterations[self.iterations["network"] == network]

@@ -16,7 +16,7 @@ from orchestrator.report.charts import (
 )
 from orchestrator.report.maps import COUNTS_FROM
 from orchestrator.report.page import Html, figure, grid, paragraph
-from orchestrator.report.run_data import OLDER, RunData
+from orchestrator.report.run_data import RunData
 
 SIZES = ("small", "medium", "large")
 
@@ -52,7 +52,7 @@ def teaching_section(run: RunData) -> Html:
     ]
     decisions = decisions_of(run)
     if decisions is None:
-        run.lacks.append(f"Who taught per level and size: no sampled decisions ({OLDER}).")
+        run.lacks.append(f"Who taught per level and size: no sampled decisions ({run.unsampled}).")
         return grid(figures)
     figures += [
         _shares_figure(run, decisions, "level", "pyramid level (stride)", "who taught, per level"),
@@ -178,7 +178,7 @@ def positives_section(run: RunData) -> Html:
     """Positives per object over the run and by size."""
     counts = positives_of(run)
     if counts is None:
-        run.lacks.append(f"Positives per object: weights are not in the samples ({OLDER}).")
+        run.lacks.append(f"Positives per object: no sampled weights ({run.unsampled}).")
         return paragraph("Not available for this run.")
     counts["size"], words = size_classes(counts["gt_area"].to_numpy(float))
     table = counts.groupby(["iteration", "size"])["positives"].mean().unstack()

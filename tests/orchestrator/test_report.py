@@ -194,6 +194,16 @@ def test_an_older_run_says_what_it_lacks(hostile_run: Path) -> None:
     assert text.count("Not available for this run.") >= 3
 
 
+def test_a_run_that_has_just_begun(hostile_run: Path) -> None:
+    run = read_run(hostile_run)
+    none = run.samples.iloc[:0][["iteration"]]
+    young = dict(samples=none, evaluations=none, detections={}, checkpoints=(), lacks=[])
+    text = run_page(type(run)(**{**vars(run), **young}))
+    parsed(text)
+    lacks = text.partition("What this page lacks")[2].partition("</ul>")[0]
+    assert lacks.count("none were taken yet") == 3 and "no checkpoint is kept yet" in lacks
+
+
 def test_a_method_alone(tmp_path: Path) -> None:
     """Weights instead of a mixture; nobody teaches."""
     overrides = [o for o in SMALL if "r34" not in o and "max_iterations" not in o]

@@ -60,13 +60,15 @@ def _curves(path: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Path:
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5))
     names = {trial["id"]: _name(trial) for trial in plan["trials"]}
+    if "source" in frame:  # of a population, whose values change on the way
+        names = {trial: trial for trial in names}
     frame = frame.assign(setting=frame["trial"].map(names))
     mean = frame.groupby(["setting", "iteration"])["AP"].mean().unstack("iteration")
     order = mean.ffill(axis=1).iloc[:, -1].sort_values(ascending=False).index
     for rank, setting in enumerate(order):
         values = mean.loc[setting].dropna()
         shown = rank < MAX_LINES
-        axes.plot(
+        (line,) = axes.plot(
             values.index,
             values.to_numpy(),
             marker="o",
@@ -76,12 +78,24 @@ def _curves(path: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Path:
             color=None if shown else "0.8",
             label=setting if shown else None,
         )
+        if "source" in frame:
+            changed = _taken_over(frame[frame["setting"] == setting])
+            axes.plot(changed, mean.loc[setting, changed], "X", ms=9, color=line.get_color())
+    if "source" in frame:
+        axes.plot([], [], "X", ms=9, color="0.4", label="went on from another")
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("iteration")
     axes.set_ylabel(AP)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return _finish(figure, axes, path, plan)
+
+
+def _taken_over(frame: pd.DataFrame) -> list[int]:
+    """Iterations of a population's trial whose evaluation is of weights taken from another."""
+    rows = frame.dropna(subset=["source"]).sort_values("iteration")
+    spent = rows["restart_seconds"].diff().fillna(rows["restart_seconds"])
+    return [int(iteration) for iteration in rows["iteration"][spent > 0]]
 
 
 def _bars(path: Path, plan: Mapping[str, Any], final: pd.DataFrame) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -465,15 +465,19 @@ def stats(
         console.print(f"{report.images_checked} image files are readable", soft_wrap=True)
 
 
-def main() -> None:
-    """Entry point: one message instead of a traceback for what the user can correct."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: one message instead of a traceback for what the user can correct.
+
+    Args:
+        arguments: of the command line; None takes this process's.
+    """
     quiet_environment()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming")  # mmdet's points
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")  # 3.3.0's autocast
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
+        app(args=arguments)
     except CoTrainError as error:
         # a RunFailed carries the message of an error in an actor, which names its own kind
         kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "

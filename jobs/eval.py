@@ -1,0 +1,19 @@
+r"""``colad eval`` on the cluster that this script is submitted to, with the same arguments.
+
+    ray submit cluster.yaml jobs/eval.py /shared/runs/first
+    ray job submit --working-dir . -- python jobs/eval.py \
+        /shared/runs/first
+"""
+
+import sys
+
+try:
+    from orchestrator.job import run_on_cluster
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"{error}: colad is not installed in {sys.executable} of this node; "
+        "see setup_commands in cluster.yaml"
+    )
+
+if __name__ == "__main__":
+    run_on_cluster("eval")

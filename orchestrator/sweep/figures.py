@@ -87,7 +87,7 @@ def _curves(path: Path, plan: Mapping[str, Any], frame: pd.DataFrame) -> Path:
     axes.set_xlabel("iteration")
     axes.set_ylabel(AP)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.01, 0.5), handlelength=4)
     return _finish(figure, axes, path, plan)
 
 

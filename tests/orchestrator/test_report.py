@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -143,6 +145,46 @@ def test_hostile_names_are_text(hostile_page: str) -> None:
         assert name in everything, f"{name} is shown as what it is"
     policy = [v for tag, key, v in parser.attributes if tag == "meta" and key == "content"]
     assert any("default-src 'none'" in value for value in policy)
+
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+
+
+def console_of(page_path: Path, width: int, profile: Path) -> list[str]:
+    """What a headless browser logs to its console while it shows a page."""
+    assert BROWSER is not None
+    done = subprocess.run(
+        [
+            BROWSER,
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--user-data-dir={profile}",
+            f"--window-size={width},900",
+            f"--screenshot={profile}.png",
+            page_path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BROWSER is None, reason="needs chromium on PATH")
+def test_a_browser_shows_it_without_complaint(
+    hostile_page: str, hostile_run: Path, tmp_path: Path
+) -> None:
+    page_path = hostile_run / "report" / "index.html"
+    for width in (1280, 390):
+        assert console_of(page_path, width, tmp_path / f"at{width}") == []
+    spoiled = tmp_path / "spoiled.html"
+    spoiled.write_text(hostile_page.replace("</body>", f"{HOSTILE[0]}</body>"), encoding="utf-8")
+    refused = console_of(spoiled, 390, tmp_path / "spoiled")
+    assert refused and "Content Security Policy" in refused[0], "the second line of defence"
 
 
 def figures(text: str) -> Iterator[str]:

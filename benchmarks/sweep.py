@@ -10,6 +10,7 @@ cores, which is what a trial of the sweep has, and leaves what the sweep itself 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import statistics
 import tempfile
@@ -97,6 +98,7 @@ def _ray(cores: Collection[int]) -> Iterator[None]:
             num_cpus=max(2, len(before)),
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.ERROR,
         )
         yield
     finally:

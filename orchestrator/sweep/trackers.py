@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 
-WANDB_KEY = "WANDB_API_KEY"
+WANDB_KEY, WANDB_MODE = "WANDB_API_KEY", "WANDB_MODE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,9 @@ class Trackers:
         if self.wandb is not None:
             from ray.air.integrations.wandb import WandbLoggerCallback
 
-            found.append(WandbLoggerCallback(project=self.wandb, group=sweep_dir.name))
+            # in an actor of its own, to which a cluster does not hand this process's environment
+            mode = {"mode": os.environ[WANDB_MODE]} if WANDB_MODE in os.environ else {}
+            found.append(WandbLoggerCallback(project=self.wandb, group=sweep_dir.name, **mode))
         return found
 
 
@@ -93,7 +95,7 @@ def _ask_mlflow(uri: str) -> None:
 
 def _wandb_can_log_in() -> bool:
     """Whether W&B will start without asking anybody."""
-    if os.environ.get("WANDB_MODE") in ("offline", "disabled") or os.environ.get(WANDB_KEY):
+    if os.environ.get(WANDB_MODE) in ("offline", "disabled") or os.environ.get(WANDB_KEY):
         return True
     try:
         return "api.wandb.ai" in (Path.home() / ".netrc").read_text(encoding="utf-8")

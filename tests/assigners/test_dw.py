@@ -324,6 +324,20 @@ def test_edge_cases_have_defined_results(name: str, bag: str, reading: str) -> N
 
 
 @READINGS
+@pytest.mark.parametrize("bag", CANDIDATE_BAGS)
+@pytest.mark.parametrize("name", SCENES)
+def test_edge_cases_have_defined_results_when_taught(name: str, bag: str, reading: str) -> None:
+    learner, priors, gts = scene(*SCENES[name])
+    teacher, _, _ = scene(*SCENES[name], seed=7)
+    assigner = DWAssigner(candidate_bag=bag, reading=reading)
+    pairs = assigner.candidates(priors, gts)
+    table, live = (assigner.costs(p, pairs, gts) for p in (teacher, learner))
+    assignment = assigner.assign(table, pairs, priors, gts, num_classes=CLASSES, live=live)
+    assert all(len(getattr(assignment, n)) == len(pairs) for n in WEIGHTS)
+    assert_in_range(assigner, assignment)
+
+
+@READINGS
 def test_equal_predictions_share_the_weight(reading: str) -> None:
     predictions, priors, gts = scene([[5, 5, 120, 120]])
     same = replace(

@@ -19,8 +19,10 @@ from assigners import (
     Priors,
 )
 from assigners.boxes import pairwise_iou
-from assigners.paa import build_bags
+from assigners.paa import SINGLE_CANDIDATE_RULES, build_bags
+from orchestrator import exchange
 
+from .point_scenes import EDGE_SCENES
 from .scenes import (
     flat_priors,
     make_candidates,
@@ -322,6 +324,40 @@ def test_no_valid_prior() -> None:
     assert assignment.num_pos == 0 and not assignment.label_weights.any()
 
 
+def assert_usable(assignment: HardAssignment, priors: Priors, gts: GroundTruths) -> None:
+    labels, weights = assignment.labels, assignment.label_weights
+    assert labels.shape == weights.shape == priors.valid.shape
+    assert ((labels >= 0) & (labels <= CLASSES)).all() and weights.unique().tolist() == [1.0]
+    assert torch.equal((labels.flatten() < CLASSES).nonzero().flatten(), assignment.pos_inds)
+    assert torch.equal(labels.flatten()[assignment.pos_inds], gts.labels[assignment.pos_gt])
+    assert torch.equal(assignment.box_targets, gts.boxes[assignment.pos_gt])
+
+
+@pytest.mark.parametrize("taught", [False, True])
+@pytest.mark.parametrize("rule", SINGLE_CANDIDATE_RULES)
+@pytest.mark.parametrize("name", EDGE_SCENES)
+def test_edge_cases_have_defined_results(name: str, rule: str, taught: bool) -> None:
+    boxes = EDGE_SCENES[name]
+    priors, assigner = make_priors(images=len(boxes)), PAAAssigner(single_candidate=rule)
+    gts = make_gts(*boxes, labels=[[i % CLASSES for i in range(len(own))] for own in boxes])
+    candidates = assigner.candidates(priors, gts)
+    tables = [
+        assigner.costs(
+            random_predictions(priors, CLASSES, torch.Generator().manual_seed(seed)),
+            candidates,
+            gts,
+        )
+        for seed in (0, 1)
+    ]
+    assignment = assigner.assign(
+        tables[taught], candidates, priors, gts, num_classes=CLASSES, live=tables[0]
+    )
+    assert_usable(assignment, priors, gts)
+    without = gts.num_gts - len(assignment.pos_gt.unique())
+    assert int(assignment.stats["gt_without_positive"]) == without
+    assert int(assignment.stats["gmm_failed"]) == 0
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_assigns_like_a_cpu() -> None:
@@ -376,3 +412,35 @@ def test_permuted_gts_permute_the_assignment(seed: int, order: list[int]) -> Non
     _, permuted = run(PAAAssigner(), predictions, priors, make_gts(boxes[order]))
     assert torch.equal(straight.pos_inds, permuted.pos_inds)
     assert torch.equal(straight.pos_gt, torch.tensor(order)[permuted.pos_gt])
+
+
+@given(st.integers(0, 10**6), st.sampled_from(SINGLE_CANDIDATE_RULES), st.sampled_from([1, 9]))
+@settings(max_examples=25, deadline=None)
+def test_taught_by_oneself_is_self_assignment(seed: int, rule: str, topk: int) -> None:
+    """Costs that crossed to another network and back assign bit for bit as they did."""
+    generator = torch.Generator().manual_seed(seed)
+    priors = make_priors(images=2)
+    gts = make_gts(random_boxes(3, generator, low=4), [])
+    predictions = random_predictions(priors, CLASSES, generator)
+    assigner = PAAAssigner(single_candidate=rule, topk=topk)
+    candidates, alone = run(assigner, predictions, priors, gts)
+    table = assigner.costs(predictions, candidates, gts)
+    packed = exchange.pack(table, network="self", batch_id="0", digest="")
+    crossed = exchange.unpack(packed, torch.device("cpu"))
+    taught = assigner.assign(crossed, candidates, priors, gts, num_classes=CLASSES, live=table)
+    for name in ("labels", "label_weights", "pos_inds", "pos_gt", "box_targets"):
+        assert torch.equal(getattr(alone, name), getattr(taught, name)), name
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=25, deadline=None)
+def test_wild_predictions_give_labels_in_range(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    priors = make_priors()
+    gts = make_gts(random_boxes(5, generator, low=1, high=300), labels=[[0, 1, 2, 0, 1]])
+    predictions = random_predictions(priors, CLASSES, generator)
+    wild = replace(predictions, cls=predictions.cls * 300, boxes=predictions.boxes * 1e4)
+    candidates, assignment = run(PAAAssigner(), wild, priors, gts)
+    cost = PAAAssigner().costs(wild, candidates, gts).cost
+    assert cost.isfinite().all() and (cost >= 0).all()
+    assert_usable(assignment, priors, gts)

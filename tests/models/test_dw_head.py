@@ -91,9 +91,10 @@ def slow_losses(
 
 @READINGS
 @pytest.mark.parametrize("variant", W_NEG_VARIANTS)
-def test_equals_the_loss_pair_by_pair(variant: str, reading: str) -> None:
+@pytest.mark.parametrize("images", [[0, 2], [2]])
+def test_equals_the_loss_pair_by_pair(images: list[int], variant: str, reading: str) -> None:
     assigner = DWAssigner(reading=reading, w_neg=variant, gamma_2=1.5)
-    predictions, priors, gts = scene([0, 2])
+    predictions, priors, gts = scene(images)
     weights = assign(assigner, predictions, priors, gts)
     leaves = (predictions.cls, predictions.quality, predictions.boxes)
     results = []

@@ -229,6 +229,15 @@ def test_boxes_start_as_squares_of_two_strides() -> None:
     assert probability.mean().item() == pytest.approx(0.01, rel=0.1)
 
 
+def test_scales_and_ratios_span_the_papers_ranges() -> None:
+    width, height = (initial_log_sizes(10_000, seed=0).exp() * 2).unbind(-1)
+    scale, ratio = (width * height).sqrt() / 2, height / width
+    for values, low, high in ((scale, 1, 2), (ratio, 0.5, 2)):
+        assert values.min().item() == pytest.approx(low, abs=1e-3)
+        assert values.max().item() == pytest.approx(high, abs=1e-3)
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.02)  # uniform
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
 def test_several_priors_start_as_the_boxes_of_their_seed(count: int) -> None:
     sizes = initial_log_sizes(count, seed=7).exp() * 2  # strides

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from assigners.mixture import REG_COVAR, fit_mixture
+from assigners.mixture import MAX_ITERATIONS, REG_COVAR, TOLERANCE, fit_mixture
 
 
 def pad(*bags: list[float] | np.ndarray, width: int | None = None) -> tuple[Tensor, Tensor]:
@@ -36,6 +36,13 @@ def test_separated_clusters() -> None:
         fit.weights[0], torch.tensor([0.6, 0.4], dtype=torch.float64), atol=1e-2, rtol=0
     )
     assert fit.fitted.all() and fit.converged.all()
+
+
+def test_constants_are_scikit_learns() -> None:
+    """mmdet leaves them at their defaults."""
+    theirs = pytest.importorskip("sklearn.mixture").GaussianMixture()
+    ours = (REG_COVAR, TOLERANCE, MAX_ITERATIONS)
+    assert ours == (theirs.reg_covar, theirs.tol, theirs.max_iter)
 
 
 @given(st.integers(0, 10**6), st.integers(4, 45))

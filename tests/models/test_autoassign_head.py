@@ -149,10 +149,15 @@ def test_equals_the_loss_gt_by_gt(switches: dict[str, Any]) -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("weights_on", ["score", "loss"])
-def test_gradients_through_the_weights_in_double_precision(weights_on: str) -> None:
+@pytest.mark.parametrize(
+    ("weights_on", "confidence"),
+    [("score", "joint"), ("score", "cls"), ("score", "loc"), ("loss", "joint")],
+)
+def test_gradients_through_the_weights_in_double_precision(
+    weights_on: str, confidence: str
+) -> None:
     """The positive and the centre loss, assignment included; w- is a constant by definition."""
-    assigner = AutoAssigner(weights_on=weights_on)
+    assigner = AutoAssigner(weights_on=weights_on, confidence=confidence)
     predictions, priors, gts = scene([2], torch.float64)
     rows = assigner.candidates(priors, gts).prior[::60]
 
@@ -174,9 +179,10 @@ def test_gradients_through_the_weights_in_double_precision(weights_on: str) -> N
     assert torch.autograd.gradcheck(loss, leaves, rtol=1e-4, atol=1e-7)
 
 
-def test_gradient_of_the_negative_loss_in_double_precision() -> None:
+@pytest.mark.parametrize("weights_on", ["score", "loss"])
+def test_gradient_of_the_negative_loss_in_double_precision(weights_on: str) -> None:
     predictions, priors, gts = scene([2], torch.float64)
-    weights = assign(AutoAssigner(), predictions, priors, gts)
+    weights = assign(AutoAssigner(weights_on=weights_on), predictions, priors, gts)
     rows = weights.candidates.prior[::60]
 
     def loss(cls: Tensor, quality: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -110,6 +111,15 @@ def test_zero_and_one_as_targets_and_probabilities() -> None:
             assert values.isfinite().all() and gradient.isfinite().all()
 
 
+def test_probabilities_are_held_inside_the_released_bounds() -> None:
+    """KL of 0.9999 against 0.0001, from either side; no gradient beyond the bounds."""
+    edge = torch.tensor([0.0, 1.0], dtype=torch.float64, requires_grad=True)
+    values = soft_label_elements(edge, edge.flip(0), is_prob=True, gamma=0)
+    gap = (0.9999 - 0.0001) * math.log(0.9999 / 0.0001)
+    assert values.tolist() == pytest.approx([gap, gap])
+    assert torch.autograd.grad(values.sum(), edge)[0].tolist() == [0, 0]
+
+
 def test_unknown_loss() -> None:
     with pytest.raises(ValueError, match="soft_labels.loss 'mse'"):
         soft_label_elements(torch.zeros(1), torch.zeros(1), loss="mse")
@@ -141,6 +151,20 @@ def test_selected_boxes_by_hand() -> None:
         sums = soft_label_sums(student, teacher, priors, gts, settings)
         assert sums.num_selected == count > 0
         assert sums.weight.item() == pytest.approx(weight) and sums.box.item() == pytest.approx(box)
+
+
+def test_an_overlap_at_the_threshold_is_not_selected() -> None:
+    gts, priors = make_gts([0]), make_priors([0])
+    teacher = make_predictions([0], 2)
+    half = gts.boxes[0] - torch.tensor([0, 0, 0, 0.5]) * (gts.boxes[0, 3] - gts.boxes[0, 1])
+    boxes = half.expand_as(teacher.boxes).clone()
+    assert best_iou(boxes, gts, torch.tensor([0])).unique().tolist() == [0.5]
+    at = replace(teacher, boxes=boxes)
+    found = [
+        soft_label_sums(make_predictions([0], 1), at, priors, gts, Settings(iou_threshold=value))
+        for value in (0.5, 0.4999)
+    ]
+    assert [sums.num_selected for sums in found] == [0, int(priors.valid.sum())]
 
 
 def test_best_iou_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def test_mlflow_and_wandb(
         assert run.info.status == "FINISHED"
         history = client.get_metric_history(run.info.run_id, "AP")
         assert len(history) == 2
-    assert len(list((tmp_path / "sweep").rglob("*.wandb"))) == 2
+    assert len(list((tmp_path / "sweep").rglob("offline-run-*/*.wandb"))) == 2
 
 
 @pytest.mark.parametrize(

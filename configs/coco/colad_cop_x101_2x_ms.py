@@ -3,13 +3,13 @@
 # networks.x101.pretrained=...
 _base_ = ["./_base_/coco_ms.py", "./_base_/schedule_2x.py", "./_base_/backbones.py"]
 networks = dict(
-    r50=dict(
-        config="mmdet::paa/paa_r50_fpn_1x_coco.py",
-        checkpoint="work/paa_r50_fpn_mstrain_3x_coco.pth",
-    ),
     x101=dict(
         config="mmdet::paa/paa_r50_fpn_1x_coco.py",
         model=dict(**_base_._x101, bbox_head=dict(aux_cop=True)),
+    ),
+    r50=dict(
+        config="mmdet::paa/paa_r50_fpn_1x_coco.py",
+        checkpoint="work/paa_r50_fpn_mstrain_3x_coco.pth",
     ),
 )
 assigner = dict(type="PAA")

@@ -107,6 +107,8 @@ def test_roles_are_those_of_the_method(configs: Mapping[str, RunConfig]) -> None
             assert (len(frozen), criterion) == (1, expected), stem
         else:
             assert not frozen and (criterion == "std_mean") == (method == "colad"), stem
+        if method == "colad":  # the first one wins ties: the released code's "teacher", the larger
+            assert [*config.networks][1] == ("r18" if "r18" in stem else "r50"), stem
         assert (config.soft_labels is not None) == (method == "solad"), stem
         if config.soft_labels is not None:
             assert (config.soft_labels.loss, config.soft_labels.gamma) == ("kl", 0.5)

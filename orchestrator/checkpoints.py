@@ -81,7 +81,10 @@ def write_checkpoint(
     try:
         _write_folder(directory, parts, text)
     except OSError as error:
-        raise CheckpointError(f"checkpoint {directory}: cannot be written: {error}") from error
+        raise CheckpointError(
+            f"checkpoint {directory}: cannot be written: {error}; those before it are untouched. "
+            "Make room there, then go on with --resume"
+        ) from error
     return state
 
 
@@ -238,33 +241,52 @@ def find_checkpoints(root: Path) -> list[Path]:
 
 
 def latest_valid(root: Path, warn: Callable[[str], None]) -> Path | None:
-    """The intact checkpoint of the highest iteration below ``root``, or None.
+    """The intact checkpoint of the highest iteration below ``root``; None if there never was one.
 
     Args:
         warn: told about every damaged checkpoint that was passed over.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged: to begin anew would hide it.
     """
-    readable = []
+    readable, damaged = [], [f"{path}: {STATE_FILE} is missing" for path in _stateless(root)]
     for directory in _candidates(root):
         try:
             readable.append(_sort_key(directory))
         except CheckpointError as error:
-            warn(f"passing over a damaged checkpoint: {error}")
+            damaged.append(str(error))
     for *_, directory in sorted(readable, reverse=True):
         try:
             verify(directory)
         except CheckpointError as error:
-            warn(f"passing over a damaged checkpoint: {error}")
+            damaged.append(str(error))
         else:
+            for problem in damaged:
+                warn(f"passing over a damaged checkpoint: {problem}")
             return directory
+    if damaged:
+        raise CheckpointError(
+            f"{root}: no intact checkpoint, {len(damaged)} damaged: {'; '.join(damaged[:3])}. "
+            "Bring one back from a copy, or start again in another --work-dir"
+        )
     return None
+
+
+def _stateless(root: Path) -> list[Path]:
+    """Folders with parts of a checkpoint and no state."""
+    folders = {path.parent for path in Path(root).rglob("*.pt")}
+    return sorted(p for p in folders if not (p / STATE_FILE).exists() and not _unfinished(p, root))
+
+
+def _unfinished(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    return any(part.startswith(".") and part.endswith(_UNFINISHED) for part in parts)
 
 
 def _candidates(root: Path) -> Iterator[Path]:
     """Folders with a ``state.json``, those left unfinished excepted."""
-    root = Path(root)
-    for path in sorted(root.rglob(STATE_FILE)):
-        parts = path.relative_to(root).parts
-        if not any(part.startswith(".") and part.endswith(_UNFINISHED) for part in parts):
+    for path in sorted(Path(root).rglob(STATE_FILE)):
+        if not _unfinished(path, root):
             yield path.parent
 
 

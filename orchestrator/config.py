@@ -31,6 +31,7 @@ SOFT_LOSSES = ("kl", "l1", "l2")
 SOFT_SELECTIONS = ("teacher_box", "anchor")
 SCOPES = ("gt_level", "gt", "image", "iteration")
 EVALUATION_BACKENDS = ("pycocotools", "faster")
+BEST_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_1", "AR_10", "AR_100")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -304,11 +305,26 @@ class CheckpointConfig:
 
     interval: int | None = None
     """Iterations between checkpoints; None: at every evaluation and at the end."""
+    interval_minutes: float | None = None
+    """Also one when the last is this many minutes old."""
     keep: int = 2
     """How many of the newest to keep."""
+    keep_best: int = 1
+    """How many of the best to keep, too: those followed by the learners' highest mean."""
+    best_metric: str = "AP"
+    """Of the evaluation: what ``keep_best`` goes by, ``AP50`` or ``AR_100`` for example."""
+    on_error: str = "stop"
+    """When one cannot be written (a full disk): ``stop`` the run, or ``warn`` and train on."""
 
     def __post_init__(self) -> None:
-        _positive(checkpoint__interval=self.interval, checkpoint__keep=self.keep)
+        _positive(
+            checkpoint__interval=self.interval,
+            checkpoint__interval_minutes=self.interval_minutes,
+            checkpoint__keep=self.keep,
+        )
+        _require(self.keep_best >= 0, f"checkpoint.keep_best = {self.keep_best}: must not be < 0")
+        _one_of("checkpoint.best_metric", self.best_metric, BEST_METRICS)
+        _one_of("checkpoint.on_error", self.on_error, ("stop", "warn"))
 
 
 @dataclass(frozen=True, kw_only=True)

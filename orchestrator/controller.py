@@ -1,7 +1,7 @@
 """The controller: a Ray Tune function that owns a run's actors and drives them.
 
-Tune starts it, restarts it after a loss, and stores its checkpoints. It finds its place by itself:
-the newest valid checkpoint beneath the run directory.
+Tune starts it and restarts it after a loss. Its checkpoints it writes itself, since Tune copies
+file by file and a death in between leaves half of one; it finds its place by the newest intact one.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray import tune
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -31,7 +28,8 @@ from orchestrator.actors import (
     get_all,
     locate,
 )
-from orchestrator.checkpoints import CheckpointState, latest_valid, write_checkpoint
+from orchestrator.checkpoint_store import run_store
+from orchestrator.checkpoints import CheckpointState, latest_valid
 from orchestrator.config import RunConfig, load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CoTrainError, NetworkLostError
@@ -65,7 +63,9 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
     run_dir = Path(params["run_dir"])
     board = find_monitor(str(run_dir))
     try:
-        outcome = run_trial(run_dir, board, save_checkpoint=_report_checkpoint)
+        config = load_config(run_dir / "config.py")
+        store = run_store(run_dir, config, run_dir / "checkpoints" / "trial")
+        outcome = run_trial(run_dir, board, save_checkpoint=store.save)
     except NetworkLostError as error:
         ray.get(board.message.remote(f"{error}; going on from the last checkpoint"))
         raise
@@ -134,6 +134,7 @@ def run_trial(
             save_checkpoint=save_checkpoint,
             report=_Reporter(board, RunMetrics(run_dir)),
             evaluated=evaluated,
+            warn=_warner(board),
         ),
     )
     trainer.check()
@@ -269,20 +270,6 @@ def _warner(board: Any) -> Any:
         ray.get(board.message.remote(f"warning: {text}"))
 
     return warn
-
-
-def _report_checkpoint(parts: Mapping[str, bytes], state: CheckpointState) -> None:
-    """Hand one consistent moment to Tune, which copies it into the run's storage."""
-    staging = Path(tempfile.mkdtemp(prefix="colad-checkpoint-"))
-    try:
-        directory = staging / "checkpoint"
-        write_checkpoint(directory, parts, state)
-        metrics = {"iterations_done": state.iteration}
-        for name, values in state.extra["evaluations"].items():
-            metrics.update({f"{key}/{name}": values[key] for key in ("AP", "AP50", "AP75")})
-        tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(str(directory)))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 class _Reporter:

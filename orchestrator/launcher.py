@@ -377,7 +377,6 @@ def _make_tuner(config: RunConfig, run_dir: Path, *, resume: bool) -> Any:
             name=experiment.name,
             storage_path=str(run_dir),
             failure_config=tune.FailureConfig(max_failures=config.resources.max_retries),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=config.checkpoint.keep),
             verbose=0,
         ),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from pathlib import Path
 
 from orchestrator.building import import_custom
-from orchestrator.checkpoints import CheckpointState, latest_valid, write_checkpoint
+from orchestrator.checkpoint_store import run_store
+from orchestrator.checkpoints import latest_valid
 from orchestrator.config import RunConfig, save_config
 from orchestrator.datasets import build_dataset, check_test_pipeline, prepare_data, save_prepared
 from orchestrator.feed import Feeder, batch_order
@@ -14,6 +15,8 @@ from orchestrator.local import LocalFeed, LocalNetwork, resolve
 from orchestrator.runlog import RunLog, write_environment
 from orchestrator.step import NetworkSpec
 from orchestrator.trainer import CoTrainer, Hooks, make_plan
+
+logger = logging.getLogger(__name__)
 
 
 def run_locally(config: RunConfig, run_dir: Path, *, resume: bool = False) -> CoTrainer:
@@ -54,19 +57,15 @@ def run_locally(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Co
         for name in config.networks
     ]
     checkpoints = run_dir / "checkpoints"
-
-    def save(parts: Mapping[str, bytes], state: CheckpointState) -> None:
-        write_checkpoint(checkpoints / f"iteration_{state.iteration:09d}", parts, state)
-
     run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
     hooks = Hooks(
         resolve=resolve,
-        save_checkpoint=save,
+        save_checkpoint=run_store(run_dir, config, checkpoints).save,
         report=lambda progress: False,
     )
     trainer = CoTrainer(config, data, order, networks, LocalFeed([feeder]), run_log, hooks)
     trainer.check()
-    newest = latest_valid(checkpoints, warn=lambda text: None) if resume else None
+    newest = latest_valid(checkpoints, warn=logger.warning) if resume else None
     if newest is not None:
         trainer.restore(newest)
     try:

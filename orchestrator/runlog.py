@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,11 @@ class _PartFolder:
         return sorted(p for p in self.folder.glob("part-*.parquet") if _PART.fullmatch(p.name))
 
     def append(self, table: pa.Table) -> None:
-        """Write one more part."""
+        """Write one more part.
+
+        Raises:
+            CheckpointError: the disk refuses; nothing has changed.
+        """
         first = pc.min(table["iteration"]).as_py()
         self._write(table, self.folder / f"part-{first:09d}-{self._sequence:06d}.parquet")
         self._sequence += 1
@@ -104,11 +109,19 @@ class _PartFolder:
 
     def _write(self, table: pa.Table, path: Path) -> None:
         temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            pq.write_table(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            with temporary.open("wb") as file:
+                pq.write_table(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise CheckpointError(
+                f"run log {path.parent}: cannot be written: {error}. Make room there, then go on "
+                "with --resume"
+            ) from error
 
 
 def _damaged(part: Path, error: Exception) -> CheckpointError:
@@ -201,13 +214,13 @@ class RunLog:
                 self._rows[name] = [r for r in rows if not _is_before(r, iteration)]
         if self._tables:
             table = pa.concat_tables(self._tables, promote_options="permissive")
-            self._tables = []
+            later = table.slice(0, 0)
             if iteration is not None:
                 later = table.filter(pc.greater_equal(table["iteration"], iteration))
-                self._tables = [later] if later.num_rows else []
                 table = table.filter(pc.less(table["iteration"], iteration))
             if table.num_rows:
                 self._folders["assignments"].append(table)
+            self._tables = [later] if later.num_rows else []
         if self._writer is not None:
             self._writer.flush()
         self._first_unwritten = min(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 from torch import nn
 
 from orchestrator.building import build_detector, import_custom
-from orchestrator.checkpoints import find_checkpoints, latest_valid, read_part, read_state, verify
+from orchestrator.checkpoints import latest_valid, read_part, read_state, verify
 from orchestrator.config import NetworkConfig, RunConfig, load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CheckpointError
 from orchestrator.trainer import part_name
 from orchestrator.weights import deserialise
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +67,9 @@ def open_run(path: Path) -> SavedRun:
     else:
         run_dir = path
         _require_run(run_dir)
-        newest = latest_valid(run_dir / "checkpoints", warn=lambda text: None)
+        newest = latest_valid(run_dir / "checkpoints", warn=logger.warning)
         if newest is None:
-            found = len(find_checkpoints(run_dir / "checkpoints"))
-            detail = f"{found} damaged" if found else "none"
-            raise CheckpointError(f"{run_dir}: no usable checkpoint ({detail}) in checkpoints/")
+            raise CheckpointError(f"{run_dir}: no checkpoint yet in checkpoints/")
         checkpoint = newest
     return SavedRun(
         run_dir=run_dir,

@@ -95,6 +95,8 @@ class Hooks:
     """Publish progress; returns whether the run is asked to stop."""
     evaluated: Callable[[Progress], None] | None = None
     """Told after each evaluation of the learners."""
+    warn: Callable[[str], None] = logger.warning
+    """Told what went wrong without ending the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +166,7 @@ class CoTrainer:
         self._last: dict[str, dict[str, Any]] = {}
         self._stop = False
         self._collected_s = 0.0
+        self._saved_s = time.monotonic()
 
     # -- before the first iteration -------------------------------------------------------------
 
@@ -213,7 +216,7 @@ class CoTrainer:
         if self.iteration > 0 and self._evaluation_due():  # its checkpoint came before it
             self._evaluate_learners()
         while self.iteration < self.plan.max_iterations and not self._stop:
-            while issued < self._horizon() and len(pending) < self.config.lookahead:
+            while issued < self._horizon() and len(pending) < self._room(len(pending)):
                 pending.append(self._issue(issued))
                 issued += 1
             self._collect(pending.popleft())
@@ -227,6 +230,14 @@ class CoTrainer:
             if every is not None:
                 marks.append((self.iteration // every + 1) * every)
         return min(marks)
+
+    def _room(self, pending: int) -> int:
+        """Iterations that may be in flight: before a checkpoint by the clock, no more."""
+        return pending if pending and self._overdue() else self.config.lookahead
+
+    def _overdue(self) -> bool:
+        minutes = self.config.checkpoint.interval_minutes
+        return minutes is not None and time.monotonic() - self._saved_s >= 60 * minutes
 
     def _issue(self, iteration: int) -> list[IterationRecord]:
         """Issue the micro-batches of one iteration."""
@@ -279,13 +290,28 @@ class CoTrainer:
         done, plan, every = self.iteration, self.plan, self.config.log.flush_interval
         self._stop = self.hooks.report(self.progress())
         if done % every == 0:
-            self.run_log.flush(done)
+            self._write(lambda: self.run_log.flush(done))
         if not drained or self._stop:
             return  # a stop saves in `_end`; an evaluation that was due is made up for on resume
-        if done == plan.max_iterations or _due(done, plan.checkpoint_every):
-            self.checkpoint()
+        ended = done == plan.max_iterations
+        if ended or _due(done, plan.checkpoint_every) or self._overdue():
+            self._write(self.checkpoint, required=ended)
+            self._saved_s = time.monotonic()
         if self._evaluation_due():
             self._evaluate_learners()
+
+    def _write(self, write: Callable[[], None], *, required: bool = False) -> None:
+        """Write to the run directory; a failure is a warning where that is configured.
+
+        Raises:
+            CheckpointError: it fails and the run shall stop, or ends with it.
+        """
+        try:
+            write()
+        except CheckpointError as error:
+            if required or self.config.checkpoint.on_error == "stop":
+                raise
+            self.hooks.warn(f"{error}; training on (checkpoint.on_error='warn')")
 
     def _evaluation_due(self) -> bool:
         done = self.iteration

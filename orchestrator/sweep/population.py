@@ -157,7 +157,7 @@ def finish_begun(run_dir: Path) -> Change | None:
     shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)  # they are of the old values
     save_config(config, run_dir / "config.py")
     (run_dir / "checkpoints").mkdir()
-    incoming.rename(run_dir / "checkpoints" / f"iteration_{iteration:09d}")
+    incoming.rename(run_dir / "checkpoints" / f"checkpoint_{iteration:09d}")
     change = replace(begun, iteration=iteration)
     _write_json(run_dir / CHANGE_FILE, asdict(change))
     path.unlink()

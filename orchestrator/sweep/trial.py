@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from orchestrator.checkpoints import CheckpointState, find_checkpoints, write_checkpoint
+from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.config import load_config
 from orchestrator.controller import FAREWELL_S, run_trial
 from orchestrator.errors import CoTrainError, NetworkLostError
@@ -69,10 +69,7 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
     population = _Population(run_dir, params["set"]) if params["population"] else None
     board = create_monitor(str(run_dir))
 
-    def save(parts: Mapping[str, bytes], state: CheckpointState) -> None:
-        folder = run_dir / "checkpoints"
-        write_checkpoint(folder / f"iteration_{state.iteration:09d}", parts, state)
-        _prune(folder, params["keep"])
+    store = CheckpointStore(run_dir / "checkpoints", keep=params["keep"])
 
     def evaluated(progress: Progress) -> None:
         if progress.iteration == progress.max_iterations:  # a scheduler may stop it at the report
@@ -93,7 +90,9 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
     try:
         if population is not None:
             population.change_over()
-        outcome = run_trial(run_dir, board, save_checkpoint=save, evaluated=evaluated, ready=ready)
+        outcome = run_trial(
+            run_dir, board, save_checkpoint=store.save, evaluated=evaluated, ready=ready
+        )
         if outcome is Outcome.STOPPED:
             _await_end(board)
     except NetworkLostError:
@@ -187,8 +186,3 @@ def _repeat(run_dir: Path, network: str) -> None:
     rows = log[log["network"] == network].to_dict("records") if len(log) else []
     for row in rows[-1:]:
         tune.report(_report(int(row["iteration"]), row))
-
-
-def _prune(folder: Path, keep: int) -> None:
-    for old in find_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)

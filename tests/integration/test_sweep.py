@@ -143,7 +143,7 @@ def test_killed_launcher(tmp_path: Path, small_overrides: Sequence[str]) -> None
     assert run(whole).wait(timeout=300) == 0
     launcher = run(broken)
     second = sorted(p.name for p in (whole / "trials").iterdir())[1]
-    _wait_for(lambda: any((broken / "trials" / second / "checkpoints").glob("iteration_*")))
+    _wait_for(lambda: any((broken / "trials" / second / "checkpoints").glob("checkpoint_*")))
     controller = processes(broken / "trials" / second)["controller"]["pid"]
     for pid in (launcher.pid, controller):
         os.kill(pid, signal.SIGKILL)

@@ -181,6 +181,18 @@ def test_search_sorts_by_iteration_and_passes_over_damage(tmp_path: Path) -> Non
     assert any("trial/b/r50.pt: checksum" in w for w in warnings)
     assert any("trial/a/state.json: cannot be read" in w for w in warnings)
     assert [read_state(c).iteration for c in find_checkpoints(tmp_path)] == [5, 20, 300]
+    (tmp_path / "trial/a/state.json").unlink()  # and one whose state is missing
+    warnings.clear()
+    assert latest_valid(tmp_path, warnings.append) == tmp_path / "m"
+    assert any("trial/a: state.json is missing" in w for w in warnings)
+
+
+def test_if_all_are_damaged_nothing_begins_anew(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_checkpoint(tmp_path / name, PARTS, _state(1))
+        _flip_bit(tmp_path / name / "r50.pt")
+    with pytest.raises(CheckpointError, match=r"no intact checkpoint, 2 damaged: .*/[ab]/r50\.pt"):
+        latest_valid(tmp_path, pytest.fail)
 
 
 def test_of_equal_iterations_the_last_written_wins(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def trials(tmp_path: Path) -> tuple[Path, Path]:
             state = CheckpointState(
                 iteration=iteration, config_digest=config.digest(), networks=("r18",)
             )
-            folder = run_dir / "checkpoints" / f"iteration_{iteration:09d}"
+            folder = run_dir / "checkpoints" / f"checkpoint_{iteration:09d}"
             write_checkpoint(folder, {"r18-rank0.pt": weights}, state)
     return tmp_path / "weak", tmp_path / "strong"
 
@@ -65,7 +65,7 @@ def test_weights_and_values_change_together(trials: tuple[Path, Path]) -> None:
     assert config.assigner["mu"] == 8.4 and read_state(folder).config_digest == config.digest()
     assert current_params(weak) == {"assigner.mu": 8.4} and has_changed(weak)
     assert load_config(strong / "config.py").assigner["mu"] == 7.0  # untouched
-    assert read_state(strong / "checkpoints" / "iteration_000000004").config_digest == (
+    assert read_state(strong / "checkpoints" / "checkpoint_000000004").config_digest == (
         load_config(strong / "config.py").digest()
     )
 

@@ -152,7 +152,7 @@ def test_a_failed_rewrite_loses_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     log = RunLog(tmp_path)
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CheckpointError, match="No space left"):
         log.truncate(5)
     assert len(pd.read_parquet(tmp_path / "iterations.parquet")) == 20
     monkeypatch.undo()

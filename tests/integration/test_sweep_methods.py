@@ -58,7 +58,8 @@ def test_a_grid_of_every_method(
     cells = [dict(zip(fields, values)) for values in itertools.product(*fields.values())]
     rows = tuple(Row(set=cell, paper={"AP": 40.0 + n}) for n, cell in enumerate(cells))
     add_space(monkeypatch, rows, base=method)
-    overrides = [*COMMON, *narrow(["r18", *(["r34"] if method == "colad" else [])])]
+    networks = ["r18", *(["r34"] if method == "colad" else [])]
+    overrides = [f"data.root={tmp_path / 'shapes'}", *COMMON, *narrow(networks)]
     options = SweepOptions(overrides=overrides, max_iterations=2, gpus_per_network=0)
     plan = plan_sweep("test", options)
     result = launch_sweep(

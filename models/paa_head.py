@@ -218,7 +218,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
     ) -> Tensor:
         """Loss of the IoU logits (B, A) at the positives, whose IoU is (P,)."""
         if assignment.num_pos == 0:
-            return quality.sum() * 0
+            return quality.float().sum() * 0
         logits = quality.flatten()[assignment.pos_inds]
         loss: Tensor = self.loss_centerness(logits[:, None], iou[:, None], avg_factor=num_pos)
         return loss

@@ -166,7 +166,7 @@ class ActorNetwork:
 
     def build(self) -> list[Any]:
         """Build every rank; rank 0's node hosts their rendezvous."""
-        gpus = self.spec.config.resources.gpus_per_network
+        gpus = self.spec.config.gpus_of(self.name)
         references = []
         for rank, (actor, place) in enumerate(zip(self.actors, self.places)):
             wanted = len(place["gpu_ids"]) if gpus == "auto" else float(gpus)

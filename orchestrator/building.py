@@ -184,19 +184,24 @@ def build_detector(
     from mmdet.registry import MODELS
     from mmengine.config import ConfigDict
 
+    from orchestrator.weights import only_our_loader
+
     model = resolve_model(name, config, num_classes)
     _seed_head(model["bbox_head"], seed)
     _check_preprocessor(name, model)
     backbone_weights = _take_pretrained(name, config, model)
     torch.manual_seed(network_seed(seed, name))
-    try:
-        with _own_deprecation_ignored():
-            detector = MODELS.build(ConfigDict(copy.deepcopy(model)))
-    except Exception as error:  # mmdet's constructors raise anything for bad fields
-        raise ModelError(
-            f"networks.{name}.model does not build: {type(error).__name__}: {error}"
-        ) from error
-    detector.init_weights()
+    with only_our_loader(name):
+        try:
+            with _own_deprecation_ignored():
+                detector = MODELS.build(ConfigDict(copy.deepcopy(model)))
+        except ModelError:
+            raise
+        except Exception as error:  # mmdet's constructors raise anything for bad fields
+            raise ModelError(
+                f"networks.{name}.model does not build: {type(error).__name__}: {error}"
+            ) from error
+        detector.init_weights()
     _load_weights(name, config, detector, backbone_weights, classes)
     return detector, model
 
@@ -259,13 +264,16 @@ def _take_pretrained(name: str, config: NetworkConfig, model: dict[str, Any]) ->
     """Remove Pretrained init_cfgs from ``model``; return the backbone weights to load, if any.
 
     mmengine would load them itself, and execute a pickle doing so; we load them safely instead.
+    With weights of the whole detector, or random ones, what they name is not loaded at all.
     """
+    ours = config.checkpoint is not None or config.pretrained in (None, "none")
     named = None
     for owner in list(_init_cfgs(model)):
-        init = owner.pop("init_cfg")
-        if owner is model.get("backbone"):
-            named = init.get("checkpoint")
-    if config.checkpoint is not None or config.pretrained in (None, "none"):
+        backbone = owner is model.get("backbone")
+        if ours or backbone:  # what another part names is refused where it wants to load it
+            init = owner.pop("init_cfg")
+            named = init.get("checkpoint") if backbone else named
+    if ours:
         return None
     path = named if config.pretrained == "auto" else config.pretrained
     if path is None:
@@ -301,10 +309,10 @@ def _load_weights(
                 f"{list(classes)}; they must be the same in the same order (data.classes sets "
                 "the order)"
             )
-        load_into(detector, state_dict_of(checkpoint), what=what)
+        load_into(detector, state_dict_of(checkpoint, what), what=what)
     elif backbone_weights is not None:
-        state = state_dict_of(load_weights(backbone_weights))
         what = f"networks.{name}.pretrained = {backbone_weights!r}"
+        state = state_dict_of(load_weights(backbone_weights), what)
         load_backbone(detector.get_submodule("backbone"), state, what=what)
 
 
@@ -334,7 +342,8 @@ def build_optimizer(
     try:
         return build_optim_wrapper(detector, config).optimizer
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"optimizer of networks.{name}: {error}") from error
+        settings = config["optimizer"]
+        raise ConfigError(f"optimizer of networks.{name} = {settings}: {error}") from error
 
 
 def build_schedulers(

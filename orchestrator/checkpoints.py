@@ -159,6 +159,9 @@ def read_state(directory: Path) -> CheckpointState:
             f"{FORMAT_VERSION}; use the version of colad that wrote it"
         )
     try:
+        unusable = [name for name in raw["files"] if not _PART_NAME.fullmatch(name)]
+        if unusable:  # a path that leads out of the folder, for example
+            raise CheckpointError(f"{path}: damaged: {unusable[0]!r:.80} is no name of a part")
         return CheckpointState(
             iteration=int(raw["iteration"]),
             config_digest=str(raw["config_digest"]),

@@ -6,7 +6,9 @@ after writing a checkpoint.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.data.text import inert
 from orchestrator.errors import ConfigError, CoTrainError
 from orchestrator.quiet import quiet_environment
 
@@ -42,6 +45,20 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="Override a field; may list several."),
 ]
+
+
+@contextlib.contextmanager
+def _naming(config: Path) -> Iterator[None]:
+    """Put the configuration file before messages that begin with one of its fields."""
+    from orchestrator.config import RunConfig
+
+    try:
+        yield
+    except CoTrainError as error:
+        field = re.match(r"\w+", str(error))
+        if field and field.group() in RunConfig.__dataclass_fields__ and len(error.args) == 1:
+            raise type(error)(f"{config}: {error}") from error
+        raise
 
 
 def _overrides(first: list[str] | None, more: list[str] | None) -> list[str]:
@@ -69,7 +86,7 @@ def train(
 
     run_config = load_config(config, _overrides(set_, more))
     run_dir = work_dir or Path("runs") / config.stem
-    with LiveView(console, title=f"{config.stem} -> {run_dir}") as view:
+    with LiveView(console, title=f"{config.stem} -> {run_dir}") as view, _naming(config):
         result = launch(run_config, run_dir, resume=resume, address=address, view=view)
     if result.evaluations:
         console.print(metrics_table(result.evaluations))
@@ -165,7 +182,7 @@ def evaluate(
     if per_class:
         console.print(per_class_table(coco))
     for line in _extras_lines(results, per_class=per_class):
-        console.print(escape(line), soft_wrap=True)
+        console.print(escape(inert(line)), soft_wrap=True)
 
 
 def _extras_lines(results: Mapping[str, Any], *, per_class: bool) -> Iterator[str]:
@@ -211,8 +228,9 @@ def check(
 
     run_config = load_config(config, _overrides(set_, more))
     run_dir = work_dir or Path("runs") / config.stem
-    for line in preflight(run_config, run_dir, address=address):
-        console.print(f"[green]ok[/] {escape(line)}", soft_wrap=True)
+    with _naming(config):
+        for line in preflight(run_config, run_dir, address=address):
+            console.print(f"[green]ok[/] {escape(inert(line))}", soft_wrap=True)
 
 
 @app.command()
@@ -226,6 +244,17 @@ def export(
 
     config_path, weights_path = export_network(run, network, out)
     console.print(f"{escape(str(config_path))}\n{escape(str(weights_path))}", soft_wrap=True)
+
+
+@app.command("fetch")
+def fetch_run(
+    uri: Annotated[str, typer.Argument(help="What checkpoint.upload was: s3://bucket/folder.")],
+    run: Annotated[Path, typer.Argument(help="New run directory.")],
+) -> None:
+    """Bring back a run that was copied to an object store."""
+    from orchestrator.mirror import fetch
+
+    console.print(f"{fetch(uri, run)} files in {escape(str(run))}", soft_wrap=True)
 
 
 @app.command()
@@ -373,7 +402,7 @@ def _report_sweep(sweeps: list[Path], out: Path | None) -> None:
     if len(sweeps) > 1 or out is not None:
         raise ConfigError(f"{sweeps[0]} is a sweep: give it alone, without --out")
     written = report_sweep(sweeps[0])
-    console.print(escape(written.text), soft_wrap=True)
+    console.print(escape(inert(written.text)), soft_wrap=True)
     for path in (written.results, written.table, written.best, *written.figures):
         if path is not None:
             console.print(escape(str(path)), soft_wrap=True)
@@ -481,7 +510,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except CoTrainError as error:
         # a RunFailed carries the message of an error in an actor, which names its own kind
         kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "
-        error_console.print(f"[bold red]{kind}[/]{escape(str(error))}", soft_wrap=True)
+        error_console.print(f"[bold red]{kind}[/]{escape(inert(str(error)))}", soft_wrap=True)
         sys.exit(2)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from orchestrator.config_bases import close_leftovers, refuse_cycles
 from orchestrator.errors import ConfigError
 
 T = TypeVar("T")
@@ -75,8 +76,22 @@ class NetworkConfig:
     """Overrides ``train.paramwise_cfg`` for this network."""
     param_scheduler: list[dict[str, Any]] | None = None
     """Overrides ``train.param_scheduler`` for this network."""
+    gpus: float | None = None
+    """Overrides ``resources.gpus_per_network``: 0.5 for a teacher that shares a card."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Labels of the nodes it may run on: ``{"ray.io/accelerator-type": "T4"}``, or your own
+    (``ray start --labels``); a value may be Ray's ``!x``, ``in(x, y)`` or ``!in(x, y)``."""
+    resources: dict[str, float] = field(default_factory=dict)
+    """What each of its ranks takes of your own resources (``ray start --resources``)."""
 
     def __post_init__(self) -> None:
+        _require(self.gpus is None or self.gpus >= 0, f"gpus = {self.gpus}: must not be negative")
+        for name, amount in self.resources.items():
+            _require(
+                name not in ("CPU", "GPU", "memory") and 0 < amount < math.inf,
+                f"resources.{name} = {amount}: an amount greater than 0 of a resource of your own; "
+                "GPUs are networks.NAME.gpus, CPUs resources.cpus_per_network",
+            )
         _require(
             self.preset is None or self.config is None,
             f"preset = {self.preset!r} and config = {self.config!r} exclude each other: keep one",
@@ -315,6 +330,8 @@ class CheckpointConfig:
     """Of the evaluation: what ``keep_best`` goes by, ``AP50`` or ``AR_100`` for example."""
     on_error: str = "stop"
     """When one cannot be written (a full disk): ``stop`` the run, or ``warn`` and train on."""
+    upload: str | None = None
+    """Where to keep a copy of the run: ``s3://bucket/folder`` or another URI that pyarrow knows."""
 
     def __post_init__(self) -> None:
         _positive(
@@ -345,6 +362,8 @@ class ResourceConfig:
     """CPUs reserved for the controller."""
     placement: str = "pack"
     """``pack``: networks close together; ``spread``: on different nodes where possible."""
+    ranks_per_node: int | str = "auto"
+    """Ranks of a network that are kept on one node; ``"auto"``: as many as a node holds."""
     max_retries: int = 3
     """Restarts from the last checkpoint after a lost actor or node."""
 
@@ -362,12 +381,25 @@ class ResourceConfig:
             _one_of("resources.gpus_per_network", gpus, ("auto",))
         else:
             _require(gpus >= 0, f"resources.gpus_per_network = {gpus}: must not be negative")
+            self.check_whole("resources.gpus_per_network", gpus)
+        if isinstance(self.ranks_per_node, str):
+            _one_of("resources.ranks_per_node", self.ranks_per_node, ("auto",))
+        else:
+            _positive(resources__ranks_per_node=self.ranks_per_node)
             _require(
-                self.ranks == 1 or float(gpus).is_integer(),
-                f"resources.gpus_per_network = {gpus} with resources.ranks = {self.ranks}: several "
-                "ranks on one GPU would wait for each other in every all-reduce; use whole GPUs",
+                self.ranks % self.ranks_per_node == 0,
+                f"resources.ranks_per_node = {self.ranks_per_node} does not divide "
+                f"resources.ranks = {self.ranks}",
             )
         _require(self.max_retries >= 0, "resources.max_retries must not be negative")
+
+    def check_whole(self, field_name: str, gpus: float) -> None:
+        """Refuse a share of a GPU where a network has several ranks."""
+        _require(
+            self.ranks == 1 or float(gpus).is_integer(),
+            f"{field_name} = {gpus} with resources.ranks = {self.ranks}: several "
+            "ranks on one GPU would wait for each other in every all-reduce; use whole GPUs",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -428,6 +460,8 @@ class RunConfig:
         _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
         self._check_switch(learners)
         self._check_soft_labels()
+        for name, network in self.networks.items():
+            self.resources.check_whole(f"networks.{name}.gpus", network.gpus or 0)
         ranks, images = self.resources.ranks, self.train.batch_size
         _require(
             images % ranks == 0,
@@ -487,6 +521,11 @@ class RunConfig:
             return (self.switch.teacher,)
         return tuple(self.networks)
 
+    def gpus_of(self, network: str) -> float | str:
+        """GPUs of each rank of a network; ``"auto"`` before ``placement.resolve_gpus``."""
+        own = self.networks[network].gpus
+        return self.resources.gpus_per_network if own is None else own
+
     def to_dict(self) -> dict[str, Any]:
         """Plain dict of every field, as ``config.py`` of a run directory stores it."""
         return dataclasses.asdict(self)
@@ -496,6 +535,9 @@ class RunConfig:
         plain = self.to_dict()
         for name in ("resources", "log", "evaluation", "checkpoint", "lookahead", "feed"):
             plain.pop(name)
+        for network in plain["networks"].values():
+            for name in ("gpus", "labels", "resources"):
+                network.pop(name)
         plain["ranks"] = self.resources.ranks
         text = json.dumps(plain, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -622,15 +664,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"config file {str(path)!r}: no such file")
+    refuse_cycles(path)
     try:
         config = Config.fromfile(str(path), import_custom_modules=False)
         config.merge_from_dict(parse_overrides(overrides))
     except ConfigError:
         raise
     except Exception as error:  # the file is the user's program: whatever it raises is its error
+        close_leftovers(error)
         raise ConfigError(f"config file {str(path)!r}: {type(error).__name__}: {error}") from error
     fields = {key: value for key, value in to_plain(config).items() if not key.startswith("_")}
-    return from_mapping(RunConfig, fields)
+    try:
+        return from_mapping(RunConfig, fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def to_plain(value: Any) -> Any:

@@ -37,7 +37,7 @@ from orchestrator.feed import BatchOrder
 from orchestrator.live_view import Progress
 from orchestrator.metrics import RunMetrics
 from orchestrator.monitor import find_monitor
-from orchestrator.placement import PlacementPlan, plan_placement
+from orchestrator.placement import Bundle, PlacementPlan, plan_placement
 from orchestrator.runlog import RunLog
 from orchestrator.step import NetworkSpec
 from orchestrator.trainer import CoTrainer, Hooks, Outcome, make_plan
@@ -66,6 +66,7 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
         config = load_config(run_dir / "config.py")
         store = run_store(run_dir, config, run_dir / "checkpoints" / "trial")
         outcome = run_trial(run_dir, board, save_checkpoint=store.save)
+        store.close()
     except NetworkLostError as error:
         ray.get(board.message.remote(f"{error}; going on from the last checkpoint"))
         raise
@@ -171,10 +172,8 @@ def _start_feeders(
             bundles = {}
             for name, ranks in places.items():
                 bundles.setdefault(ranks[shard]["node_id"], plan.networks[name][shard])
-        options = {
-            node: {**_options(plan, bundle), "num_cpus": plan.cpus_per_feeder, "num_gpus": 0}
-            for node, bundle in bundles.items()
-        }
+        asked = {"CPU": plan.cpus_per_feeder}
+        options = {node: _options(asked, bundle) for node, bundle in bundles.items()}
         shards.append({node: actor.options(**chosen).remote() for node, chosen in options.items()})
     feed = ActorFeed(shards, config.feed.prefetch)
     owners = feed.owners()
@@ -190,17 +189,9 @@ def _start_feeders(
 
 def _create_networks(config: RunConfig, plan: PlacementPlan) -> dict[str, list[Any]]:
     actor = ray.remote(NetworkProcess)
-    options = {
-        name: [_options(plan, bundle) for bundle in bundles]
-        for name, bundles in plan.networks.items()
-    }
-    if not plan.feeders:  # leave room for a node's feeder in the same bundle
-        for ranks in options.values():
-            for rank in ranks:
-                rank["num_cpus"] -= plan.cpus_per_feeder
     return {
-        name: [actor.options(**chosen).remote() for chosen in ranks]
-        for name, ranks in options.items()
+        name: [actor.options(**_options(plan.ranks[name], bundle)).remote() for bundle in bundles]
+        for name, bundles in plan.networks.items()
     }
 
 
@@ -239,14 +230,14 @@ def _record_places(
     temporary.replace(run_dir / "processes.json")
 
 
-def _options(plan: PlacementPlan, bundle: int) -> dict[str, Any]:
-    """Actor options that put it into one bundle of the trial's own placement group."""
+def _options(asked: Bundle, bundle: int) -> dict[str, Any]:
+    """Actor options that take ``asked`` out of one bundle of the trial's own placement group."""
     group: PlacementGroup | None = ray.util.get_current_placement_group()
     assert group is not None, "a controller runs inside Tune's placement group"
-    asked = plan.bundles[bundle]
     return dict(
         num_cpus=asked.get("CPU", 0.0),
         num_gpus=asked.get("GPU", 0.0),
+        resources={name: asked[name] for name in asked if name not in ("CPU", "GPU")},
         **ACTOR_OPTIONS,
         scheduling_strategy=PlacementGroupSchedulingStrategy(
             placement_group=group, placement_group_bundle_index=bundle

@@ -164,7 +164,10 @@ def prepare_data(data: DataConfig, cache: Path) -> PreparedData:
             num_boxes=len(coco_set.annotations),
         )
         classes[name] = coco_set.class_names
-    coco.require_same_classes(classes["train"], classes["val"])
+    try:
+        coco.require_same_classes(classes["train"], classes["val"])
+    except DataError as error:
+        raise DataError(f"data.train = {data.train!r}, data.val = {data.val!r}: {error}") from None
     return PreparedData(train=splits["train"], val=splits["val"], classes=tuple(classes["train"]))
 
 
@@ -174,10 +177,19 @@ def save_prepared(prepared: PreparedData, path: Path) -> None:
 
 
 def load_prepared(path: Path) -> PreparedData:
-    """What ``save_prepared`` wrote."""
-    plain = json.loads(path.read_text(encoding="utf-8"))
-    return PreparedData(
-        train=Split(**plain["train"]),
-        val=Split(**plain["val"]),
-        classes=tuple(plain["classes"]),
-    )
+    """What ``save_prepared`` wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        return PreparedData(
+            train=Split(**plain["train"]),
+            val=Split(**plain["val"]),
+            classes=tuple(map(str, plain["classes"])),
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: damaged, not what a run has written ({type(error).__name__}: {error})"
+        ) from error

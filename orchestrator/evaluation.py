@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.box import Box
+from rich.markup import escape
 from rich.table import Table
 
 from orchestrator.config import EVALUATION_BACKENDS
+from orchestrator.data.text import inert
 from orchestrator.errors import ConfigError, DataError, ModelError
 
 METRIC_NAMES = (
@@ -348,7 +350,7 @@ def per_class_table(results: Mapping[str, EvalResult], title: str | None = None)
         values: list[str] = []
         for result in results.values():
             values += map(_shown, result.per_class.get(name, (math.nan, math.nan)))
-        table.add_row(name, *values)
+        table.add_row(escape(inert(name)), *values)
     return table
 
 

@@ -16,7 +16,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,26 @@ from typing import Any
 
 from orchestrator.checkpoints import find_checkpoints, latest_valid, read_state
 from orchestrator.config import RunConfig, load_config, save_config
-from orchestrator.datasets import build_dataset, load_prepared, prepare_data, save_prepared
+from orchestrator.datasets import (
+    PreparedData,
+    build_dataset,
+    load_prepared,
+    prepare_data,
+    save_prepared,
+)
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
 from orchestrator.evaluation import METRIC_NAMES, check_backend
 from orchestrator.feed import batch_order
 from orchestrator.live_view import LiveView, Progress
-from orchestrator.placement import PlacementPlan, check_resources, plan_placement, resolve_gpus
+from orchestrator.mirror import check_uri
+from orchestrator.nodes import check_nodes, living_nodes, modules_to_ship
+from orchestrator.placement import (
+    PlacementPlan,
+    check_resources,
+    plan_placement,
+    resolve_gpus,
+    resolve_ranks,
+)
 from orchestrator.quiet import quiet_environment
 from orchestrator.runlog import read_log, write_environment
 from orchestrator.trainer import make_plan
@@ -85,6 +99,8 @@ def launch(
     """
     run_dir = run_dir.resolve()
     check_backend(config.evaluation.backend)
+    if config.checkpoint.upload is not None:
+        check_uri(config.checkpoint.upload, "checkpoint.upload")
     check_run_dir(run_dir, config, resume=resume)
     with making_run_dir(run_dir, keep=resume), locked(run_dir):
         finished = finished_run(run_dir, config) if resume else None
@@ -93,9 +109,15 @@ def launch(
             return finished
         data = prepare_data(config.data, run_dir / "data")
         store_bytes = feed_store_bytes(config, len(data.classes))
-        check_shared_memory(store_bytes)
-        with connected(address, store_bytes):
+        with connected(address, store_bytes, config.custom_imports):
             config = fit_to_cluster(config)
+            check_nodes(
+                plan_placement(config),
+                run_dir,
+                files=data_files(data),
+                modules=config.custom_imports,
+                needed=store_bytes,
+            )
             save_config(config, run_dir / "config.py")
             save_prepared(data, run_dir / "data.json")
             write_environment(run_dir)
@@ -246,15 +268,29 @@ def check_shared_memory(needed: int, folder: str = "/dev/shm") -> None:
         )
 
 
+def data_files(data: PreparedData) -> Iterator[str]:
+    """Of each split the annotations and one image (or whatever comes first in its folder)."""
+    for split in (data.train, data.val):
+        yield split.annotations
+        folders = os.walk(split.images)
+        first = (os.path.join(top, files[0]) for top, _, files in folders if files)
+        yield next(first, split.images)
+
+
 # -- Ray ----------------------------------------------------------------------------------------
 
 
 @contextmanager
-def connected(address: str | None, store_bytes: int) -> Iterator[None]:
+def connected(address: str | None, store_bytes: int, modules: Sequence[str] = ()) -> Iterator[None]:
     """A Ray for the run: the named cluster, else RAY_ADDRESS, else a fresh local one.
 
+    Args:
+        address: of the cluster.
+        store_bytes: what a local one's object store must hold.
+        modules: names of custom modules; a cluster's nodes are sent those that are not installed.
+
     Raises:
-        ResourceError: the cluster does not answer.
+        ResourceError: the cluster does not answer, or this machine has too little shared memory.
     """
     quiet_environment()
     import ray
@@ -267,6 +303,7 @@ def connected(address: str | None, store_bytes: int) -> Iterator[None]:
         return
     common: dict[str, Any] = dict(log_to_driver=False, logging_level=logging.ERROR)
     if target == "local":
+        check_shared_memory(store_bytes)
         store = max(MIN_STORE_BYTES, 2 * store_bytes)
         ray.init(
             address="local",
@@ -276,13 +313,18 @@ def connected(address: str | None, store_bytes: int) -> Iterator[None]:
         )
     else:
         try:
-            ray.init(address=target, **common)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            ray.init(address=target, runtime_env=_sent(modules), **common)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise ResourceError(_no_answer(target, str(error))) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _sent(modules: Sequence[str]) -> dict[str, Any] | None:
+    paths = modules_to_ship(modules)
+    return {"py_modules": paths} if paths else None
 
 
 def _shared_memory_limit(wanted: int) -> int:
@@ -324,8 +366,8 @@ def fit_to_cluster(config: RunConfig) -> RunConfig:
     """
     import ray
 
-    config = resolve_gpus(config, ray.cluster_resources())
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = living_nodes()
+    config = resolve_ranks(resolve_gpus(config, ray.cluster_resources()), nodes)
     check_resources(plan_placement(config), nodes)
     return config
 
@@ -386,7 +428,8 @@ def placement_factory(plan: PlacementPlan) -> Any:
     """The plan as Tune takes it."""
     from ray import tune
 
-    return tune.PlacementGroupFactory(plan.bundles, strategy=plan.strategy)
+    pinned = dict(bundle_label_selector=plan.labels) if any(plan.labels) else {}
+    return tune.PlacementGroupFactory(plan.bundles, strategy=plan.strategy, **pinned)
 
 
 def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:

@@ -58,9 +58,10 @@ def run_locally(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Co
     ]
     checkpoints = run_dir / "checkpoints"
     run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
+    store = run_store(run_dir, config, checkpoints)
     hooks = Hooks(
         resolve=resolve,
-        save_checkpoint=run_store(run_dir, config, checkpoints).save,
+        save_checkpoint=store.save,
         report=lambda progress: False,
     )
     trainer = CoTrainer(config, data, order, networks, LocalFeed([feeder]), run_log, hooks)
@@ -72,4 +73,5 @@ def run_locally(config: RunConfig, run_dir: Path, *, resume: bool = False) -> Co
         trainer.run()
     finally:
         run_log.close()
+    store.close()
     return trainer

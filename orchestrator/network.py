@@ -44,6 +44,7 @@ from orchestrator.exchange import PackedTable
 from orchestrator.grid import GridDescription, build_view
 from orchestrator.prediction import predict_dataset
 from orchestrator.ranks import RankGroup
+from orchestrator.rehearsal import rehearse
 from orchestrator.soft_labels import SoftTeaching
 from orchestrator.step import NetworkSpec, Pending, StepResult, sample_pairs
 from orchestrator.switching import Choice, SwitchRule, choose
@@ -106,6 +107,7 @@ class Network:
         self._val_dataset: Any = None
         self._rng = RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
         self._place()
+        rehearse(self.name, self.detector, self.device)
 
     # -- building -------------------------------------------------------------------------------
 

@@ -20,13 +20,15 @@ from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import check_compatible
 from orchestrator.launcher import (
     check_run_dir,
-    check_shared_memory,
     connected,
+    data_files,
     feed_store_bytes,
     fit_to_cluster,
     making_run_dir,
 )
+from orchestrator.mirror import check_uri
 from orchestrator.network import Network
+from orchestrator.nodes import check_nodes
 from orchestrator.placement import plan_placement
 from orchestrator.step import NetworkSpec
 from orchestrator.trainer import make_plan
@@ -41,6 +43,9 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
     yield "configuration"
     check_backend(config.evaluation.backend)
     yield f"evaluation by {config.evaluation.backend}"
+    if config.checkpoint.upload is not None:
+        check_uri(config.checkpoint.upload, "checkpoint.upload")
+        yield f"{config.checkpoint.upload} can be written"
     existed = run_dir.exists()
     check_run_dir(run_dir, config, resume=False)
     with making_run_dir(run_dir, keep=False):
@@ -54,14 +59,24 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
             f"{len(data.classes)} classes ({', '.join(data.classes[:8])})"
         )
         yield from _check_networks(config, data)
+        cleaned = str(Path(cache).resolve())
+        files = [name for name in data_files(data) if not name.startswith(cleaned)]
+    names = (config.data.train, config.data.val)
+    files += [str((Path(config.data.root) / name).resolve()) for name in names]
     needed = feed_store_bytes(config, len(data.classes))
-    check_shared_memory(needed)
-    yield f"shared memory for {needed / 2**20:.0f} MB of batches"
-    with connected(address, needed):
-        fitted = fit_to_cluster(config)
-        total = plan_placement(fitted).total()
-        asked = ", ".join(f"{amount:g} {name}" for name, amount in total.items())
+    with connected(address, needed, config.custom_imports):
+        plan = plan_placement(fit_to_cluster(config))
+        asked = ", ".join(f"{amount:g} {name}" for name, amount in plan.total().items())
         yield f"Ray has what the run asks for: {asked} of {_cluster()}"
+        yield f"shared memory for {needed / 2**20:.0f} MB of batches"
+        with making_run_dir(run_dir, keep=False):
+            number = check_nodes(
+                plan, run_dir.resolve(), files=files, modules=config.custom_imports, needed=needed
+            )
+        if not existed:
+            run_dir.rmdir()
+        if number:
+            yield f"{number} nodes see the run directory and the data"
 
 
 def _check_networks(config: RunConfig, data: PreparedData) -> Iterator[str]:

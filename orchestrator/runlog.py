@@ -39,6 +39,7 @@ CHANGES = "changes"
 """Of a run whose values changed while it trained; other runs have no such log."""
 _INTEGERS = ("iteration", "epoch")
 _PART = re.compile(r"part-(\d{9,})-(\d+)\.parquet")
+_LOGIN = re.compile(r"://[^/\s@]+@")
 _CORNERS = ("x1", "y1", "x2", "y2")
 _ITERATION_KEY = "colad.iteration"
 _DISTRIBUTIONS = (
@@ -125,7 +126,7 @@ class _PartFolder:
 
 
 def _damaged(part: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{part}: cannot be read ({error}); remove this part of the log")
+    return CheckpointError(f"{part}: cannot be read ({error}); remove the damaged part of the log")
 
 
 class RunLog:
@@ -309,6 +310,9 @@ def read_log(run_dir: Path, name: str) -> pd.DataFrame:
     """One of ``LOGS`` as a frame sorted by iteration; empty where nothing was logged yet.
 
     Columns that appear in the course of a run are missing (NaN) before.
+
+    Raises:
+        CheckpointError: a part of it is damaged.
     """
     if name not in LOGS:
         raise ValueError(f"log {name!r}: expected one of {LOGS}")
@@ -316,7 +320,10 @@ def read_log(run_dir: Path, name: str) -> pd.DataFrame:
     parts = sorted(p for p in folder.glob("part-*.parquet") if _PART.fullmatch(p.name))
     if not parts:
         return pd.DataFrame({"iteration": np.zeros(0, np.int64)})
-    tables = [pq.read_table(part) for part in parts]
+    try:
+        tables = [pq.read_table(part) for part in parts]
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(parts[0].parent, error) from error
     frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
     return frame.sort_values("iteration", kind="stable", ignore_index=True)
 
@@ -362,7 +369,8 @@ def write_environment(run_dir: Path, command: Sequence[str] | None = None) -> di
     """Write ``environment.json``: what is needed to run this again, and nothing about the user.
 
     Args:
-        command: the command line, default this process's; the home folder in it becomes ``~``.
+        command: the command line, default this process's; the home folder in it becomes ``~``, and
+            user and password in an address ``***``.
     """
     versions = {}
     for name in _DISTRIBUTIONS:
@@ -418,8 +426,7 @@ def _anonymous(command: Sequence[str]) -> list[str]:
     if not command:
         return []
     home = str(Path.home())
-    rest = [
-        arg if home == "/" else re.sub(rf"{re.escape(home)}(?=/|$)", "~", arg)
-        for arg in command[1:]
-    ]
+    rest = [_LOGIN.sub("://***@", argument) for argument in command[1:]]
+    if home != "/":
+        rest = [re.sub(rf"{re.escape(home)}(?=/|$)", "~", argument) for argument in rest]
     return [Path(command[0]).name, *rest]

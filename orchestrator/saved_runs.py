@@ -15,7 +15,7 @@ from orchestrator.config import NetworkConfig, RunConfig, load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CheckpointError
 from orchestrator.trainer import part_name
-from orchestrator.weights import deserialise
+from orchestrator.weights import deserialise, load_into, state_dict_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class SavedRun:
         """The network with its saved weights, in eval mode on the CPU, and its ``model`` dict.
 
         Raises:
-            CheckpointError: no such network.
+            CheckpointError: no such network, or its weights are none.
         """
         if network not in self.config.networks:
             raise CheckpointError(
@@ -49,8 +49,10 @@ class SavedRun:
         )
         import_custom(self.config.custom_imports)
         detector, model = build_detector(network, random, len(self.data.classes), self.config.seed)
-        part = deserialise(read_part(self.checkpoint, part_name(network, 0)))
-        detector.load_state_dict(part["model"])
+        file = part_name(network, 0)
+        what = f"network {network!r} of {self.checkpoint / file}"
+        part = deserialise(read_part(self.checkpoint, file), what)
+        load_into(detector, state_dict_of(part, what), what=what)
         return detector.eval(), model
 
 

@@ -199,7 +199,10 @@ class CoTrainer:
         for network in self.networks:
             names = [part_name(network.name, rank) for rank in range(network.num_ranks)]
             parts = [read_part(directory, name) for name in names]
-            self.hooks.resolve(network.load(parts))
+            try:
+                self.hooks.resolve(network.load(parts))
+            except CheckpointError as error:  # which knows bytes, not where they came from
+                raise CheckpointError(f"{directory}, network {network.name!r}: {error}") from error
         self.iteration = state.iteration
         self.evaluations = {k: dict(v) for k, v in state.extra.get("evaluations", {}).items()}
         self.run_log.truncate(self.iteration)

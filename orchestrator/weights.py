@@ -10,13 +10,15 @@ Here every such name stands for an inert placeholder that ignores what it is giv
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import CheckpointError
+from orchestrator.errors import CheckpointError, ModelError
 
 _FIELDS = "networks.<name>.pretrained or networks.<name>.checkpoint"
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -101,8 +103,41 @@ def _load_inert(path: Path) -> Any:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
             names.update(name for name in unsafe if name.startswith(_BESIDE_WEIGHTS))
         placeholders: list[Any] = [_placeholder(name) for name in sorted(names)]
-        with torch.serialization.safe_globals(placeholders):
+        with torch.serialization.safe_globals(placeholders), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a pickle of an odd protocol; what counts is raised
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+@contextlib.contextmanager
+def only_our_loader(name: str) -> Iterator[None]:
+    """While a detector is built, mmengine's own loader, which may execute a file, is shut.
+
+    Parts of mmdet reach it by other ways than an ``init_cfg`` that one can look for (``pretrained``
+    of a backbone, ``teacher_ckpt`` of a detector, lists); all end in this one function.
+
+    Args:
+        name: of the network, for the message.
+
+    Raises:
+        ModelError: a part wants to load a file.
+    """
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    def refuse(filename: object, *_: object, **__: object) -> None:
+        raise ModelError(
+            f"networks.{name}.model: a part of it would load {str(filename)!r} by itself, and "
+            f"mmengine executes what such a file says. Remove that field and name the file in "
+            f"networks.{name}.pretrained (weights of the backbone) or networks.{name}.checkpoint "
+            "(of the whole detector)"
+        )
+
+    loader: Any = CheckpointLoader
+    original = loader.__dict__["load_checkpoint"]
+    loader.load_checkpoint = staticmethod(refuse)
+    try:
+        yield
+    finally:
+        loader.load_checkpoint = original
 
 
 def _explain(error: Exception) -> str:
@@ -123,11 +158,16 @@ def _explain(error: Exception) -> str:
     return f"is not a torch checkpoint, or is damaged ({reason})"
 
 
-def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+def state_dict_of(checkpoint: Mapping[str, Any], what: str = "checkpoint") -> dict[str, Tensor]:
     """The weights in a checkpoint: under ``state_dict``, under ``model``, or bare.
+
+    Args:
+        what: for the message.
 
     A ``module.`` in front of every key (left by data-parallel wrappers) is dropped.
     """
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f"{what}: holds a {type(checkpoint).__name__}, not tensors by name")
     found: Mapping[str, Any] = checkpoint
     for key in ("state_dict", "model"):
         if isinstance(checkpoint.get(key), Mapping):
@@ -137,7 +177,7 @@ def state_dict_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     if alien or not found:
         names = ", ".join(repr(key) for key in alien[:_SHOWN]) or "nothing at all"
         raise CheckpointError(
-            "no weights found: expected tensors, bare or under 'state_dict' or 'model'; "
+            f"{what}: no weights found: expected tensors, bare or under 'state_dict' or 'model'; "
             f"got {names}"
         )
     wrapped = all(key.startswith("module.") for key in found)
@@ -239,12 +279,19 @@ def serialise(obj: Any) -> bytes:
     return buffer.getvalue()
 
 
-def deserialise(data: bytes | memoryview) -> Any:
-    """What ``serialise`` was given, tensors on the CPU."""
+def deserialise(data: bytes | memoryview, what: str = "state part") -> Any:
+    """What ``serialise`` was given, tensors on the CPU.
+
+    Args:
+        what: for the message.
+
+    Raises:
+        CheckpointError: something else, or more than plain values; nothing of it is executed.
+    """
     try:
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # the bytes are of unknown origin
-        raise CheckpointError(f"state part of {len(data)} bytes: {_explain(error)}") from error
+        raise CheckpointError(f"{what} of {len(data)} bytes: {_explain(error)}") from error
 
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)

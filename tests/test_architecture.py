@@ -21,10 +21,10 @@ ASSIGNER_LIBRARIES = {"torch", "numpy"}
 RAY_MODULES = {
     "actors.py",
     "controller.py",
-    "launch.py",
     "launcher.py",
     "metrics.py",
     "monitor.py",
+    "nodes.py",
     "preflight.py",
     "proposals.py",
     "trackers.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
@@ -12,6 +13,13 @@ def shown(value: object, limit: int = 120) -> str:
     """``repr`` of a value of a file, shortened: control characters cannot reach a terminal."""
     text = repr(value[: 4 * limit] if isinstance(value, str) else value)
     return text if len(text) <= limit else f"{text[: limit - 20]}...{text[-16:]}"
+
+
+def inert(text: str) -> str:
+    """Text for a terminal that may hold names out of files: control characters as escapes."""
+    return "".join(
+        repr(c)[1:-1] if c != "\n" and unicodedata.category(c).startswith("C") else c for c in text
+    )
 
 
 def first_few(items: Sequence[str], *, total: int | None = None, limit: int = 3) -> str:

@@ -114,7 +114,10 @@ def _environment(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "environment.json"
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); remove it") from error
     return content
 
 

@@ -12,13 +12,13 @@ from orchestrator.config import RunConfig
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import check_backend
 from orchestrator.launcher import (
-    check_shared_memory,
     connected,
     feed_store_bytes,
     fit_to_cluster,
     locked,
     making_run_dir,
 )
+from orchestrator.nodes import check_nodes, living_nodes
 from orchestrator.placement import count_fitting, plan_placement, resolve_gpus
 from orchestrator.runlog import write_environment
 from orchestrator.sweep.layout import Layout
@@ -76,20 +76,30 @@ def launch_sweep(
     layout.check(resume=resume)
     configs = [trial.config for trial in layout.trials] or [plan.draw(0, plan.start).config]
     check_scheduler(scheduler, plan, configs, concurrency)
+    if any(config.checkpoint.upload for config in configs):
+        raise ConfigError("checkpoint.upload: a sweep keeps no copy elsewhere; remove the field")
     for backend in {config.evaluation.backend for config in configs}:
         check_backend(backend)
     with making_run_dir(layout.sweep_dir, keep=resume), locked(layout.sweep_dir):
         store = max(feed_store_bytes(config, 80) for config in configs)
-        check_shared_memory(store)
         at_once = concurrency or _guess_at_once(configs, plan.size)
-        with connected(address, store * at_once):
+        modules = [name for config in configs for name in config.custom_imports]
+        with connected(address, store * at_once, modules):
             fitted = [fit_to_cluster(layout.config_of(trial)) for trial in layout.trials]
+            some = fitted[0] if fitted else fit_to_cluster(configs[0])
+            check_nodes(
+                plan_placement(some),
+                layout.sweep_dir,
+                files=[] if some.data.shapes else [Path(some.data.root).resolve()],
+                modules=modules,
+                needed=store,
+            )
             for trial, config in zip(layout.trials, fitted):
                 layout.add(trial, config)
             write_environment(layout.sweep_dir)
             layout.save()
             watcher = Watcher(layout, plan.size, say)
-            at_once = _at_once(fitted or [fit_to_cluster(configs[0])], concurrency, plan.size, say)
+            at_once = _at_once(fitted or [some], concurrency, plan.size, say)
             tuner = make_tuner(layout, scheduler, at_once, watcher, trackers)
             with watcher.running(), warnings.catch_warnings():
                 # it means class trainables: a process of ours owns actors and a placement group
@@ -112,9 +122,7 @@ def _at_once(
     configs: list[RunConfig], wanted: int | None, size: int, say: Callable[[str], None]
 ) -> int:
     """How many trials run at once: what the connected cluster holds of the smallest ones."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = living_nodes()
     plans = {repr(plan): plan for plan in map(plan_placement, configs)}.values()
     fitting = max(count_fitting(plan, nodes, limit=size) for plan in plans)
     if wanted is not None and wanted > fitting and size > fitting:

@@ -65,12 +65,15 @@ def read_plan(sweep_dir: Path) -> dict[str, Any]:
     """The contents of ``sweep.json``.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or it is damaged.
     """
     path = sweep_dir / "sweep.json"
     if not path.is_file():
         raise ConfigError(f"{sweep_dir} holds no sweep (no sweep.json)")
-    plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        plan: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: damaged ({error}); start the sweep again") from error
     return plan
 
 

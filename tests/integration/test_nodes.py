@@ -37,13 +37,11 @@ with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         initialize_head=True,
         head_node_args={**node, "include_dashboard": False, "temp_dir": folder},
     )
-    cluster.add_node(**node)
-    cluster.add_node(**node)
-    ray.init(address=cluster.address, log_to_driver=False)
+    cluster.add_node(**node, labels={"card": "small"})
+    cluster.add_node(**node, resources={"large": 1})
     loaded = load_config(config, overrides)
     with LiveView(Console(quiet=True), title="nodes") as view:
-        launch(loaded, Path(work_dir), resume=False, address=None, view=view)
-    ray.shutdown()
+        launch(loaded, Path(work_dir), resume=False, address=cluster.address, view=view)
     cluster.shutdown()
 """
 
@@ -51,14 +49,18 @@ with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
 def test_networks_and_feeders_on_three_nodes(
     small_overrides: Sequence[str], tmp_path: Path
 ) -> None:
-    """One network per node, a feeder beside each: the same weights as in one process."""
+    """Each network on the node that it is told, a feeder beside it: the weights of one process.
+
+    The launcher joins the cluster by its address, so it asks the nodes what they see, too.
+    """
     from orchestrator.config import load_config
     from orchestrator.local_run import run_locally
 
     spread = [
         *small_overrides,
         "train.max_iterations=6",
-        "resources.placement=spread",
+        "networks.r18.labels={'card': 'small'}",
+        "networks.r34.resources={'large': 1}",
         "resources.cpus_per_network=0.7",
         "feed.placement=per_node",
     ]

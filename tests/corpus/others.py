@@ -1,0 +1,203 @@
+"""Malformed checkpoints, runs, weights, images and command lines."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from orchestrator.checkpoints import find_checkpoints
+from tests.corpus.base import PAA, SEED, Base, Case, check, cut, flip_bit
+
+Spoil = Callable[[Path], None]
+
+
+def _run(name: str, spoil: Spoil, command: list[str], *says: str) -> Case:
+    """A copy of the run, spoilt, given to a command: RUN in it stands for its folder."""
+
+    def make(base: Base, folder: Path) -> list[str]:
+        run = Path(shutil.copytree(base.run, folder / "run"))
+        spoil(run)
+        out = str(folder / "out")
+        words = {"RUN": str(run), "OUT": out}
+        return [words.get(word, word) for word in command]
+
+    return Case(f"run: {name}", make, says)
+
+
+def _weights(name: str, spoil: Spoil, *says: str) -> Case:
+    """A copy of the exported weights, spoilt: evaluated, and given to a network."""
+
+    def make(base: Base, folder: Path) -> list[str]:
+        copied = Path(shutil.copytree(base.weights, folder / "weights"))
+        spoil(copied / "weights.pth")
+        return ["eval", str(copied / "weights.pth")]
+
+    return Case(f"weights: {name}", make, says)
+
+
+def _starting(name: str, field: str, spoil: Spoil, *says: str) -> Case:
+    def make(base: Base, folder: Path) -> list[str]:
+        path = Path(shutil.copy(base.weights / "weights.pth", folder / "start.pth"))
+        spoil(path)
+        return check(PAA, base.data, folder, f"networks.r18.{field}={path}")
+
+    return Case(f"{field}: {name}", make, ("start.pth", *says))
+
+
+def _newest(run: Path) -> Path:
+    return find_checkpoints(run)[-1]
+
+
+def _all(spoil: Spoil) -> Spoil:
+    def every(run: Path) -> None:
+        for folder in find_checkpoints(run):
+            spoil(folder / "r18-rank0.pt")
+
+    return every
+
+
+def _text(name: str, content: str) -> Spoil:
+    return lambda run: (run / name).write_text(content) and None
+
+
+def _log_part(run: Path) -> None:
+    for part in (run / "iterations.parquet").glob("part-*"):
+        cut(part, 0.5)
+
+
+def _save(content: object) -> Spoil:
+    return lambda path: torch.save(content, path)
+
+
+def _fuzzed(number: int) -> Case:
+    chance = random.Random(SEED + number)
+    share, flips = chance.uniform(0.02, 0.98), chance.random() < 0.5
+    spoil: Spoil = (lambda p: flip_bit(p, share)) if flips else (lambda p: cut(p, share))
+    what = f"fuzz {number}: all {'flipped' if flips else 'cut'} at {share:.2f}"
+    return _run(what, _all(spoil), ["eval", "RUN"], "r18-rank0.pt", "damaged")
+
+
+EVAL, REPORT = ["eval", "RUN"], ["report", "RUN"]
+EXPORT = ["export", "RUN", "OUT", "--network", "r18"]
+
+CASES = [
+    _run("no checkpoints", lambda r: shutil.rmtree(r / "checkpoints"), EVAL, "run", "checkpoint"),
+    _run("all damaged", _all(lambda p: cut(p, 0.5)), EXPORT, "r18-rank0.pt", "damaged"),
+    _run("parts missing", _all(Path.unlink), EVAL, "r18-rank0.pt", "missing"),
+    _run("no config", lambda r: (r / "config.py").unlink(), EVAL, "config.py"),
+    _run("damaged config", _text("config.py", "networks = ("), EVAL, "config.py"),
+    _run("config of something else", _text("config.py", "model = 3"), REPORT, "config.py", "model"),
+    _run("no data.json", lambda r: (r / "data.json").unlink(), EXPORT, "data.json"),
+    _run("damaged data.json", _text("data.json", '{"train"'), EVAL, "data.json"),
+    _run("other data.json", _text("data.json", "[]"), EVAL, "data.json"),
+    _run("data.json without val", _text("data.json", '{"train": {}}'), REPORT, "data.json"),
+    _run("damaged environment", _text("environment.json", "{"), REPORT, "environment.json"),
+    _run("damaged log", _log_part, REPORT, "part-"),
+    _run("no log", lambda r: shutil.rmtree(r / "iterations.parquet"), REPORT, "run"),
+    _run("another network", lambda r: None, [*EXPORT[:4], "r99"], "r99"),
+    _run("of another split", lambda r: None, [*EVAL, "--split", "none.json"], "none.json"),
+    _run("wrong scales", lambda r: None, [*EVAL, "--scales", "5by5"], "5by5"),
+    _run("a sweep that is none", _text("sweep.json", "{"), REPORT, "sweep.json"),
+    _run("damaged progress", _text("progress.json", "{"), ["watch", "RUN"], "progress.json"),
+    _weights("cut", lambda p: cut(p, 0.6), "weights.pth", "damaged"),
+    _weights("empty", lambda p: p.write_bytes(b"") and None, "weights.pth"),
+    _weights("text", lambda p: p.write_text("x") and None, "weights.pth"),
+    _weights("a list", _save([1]), "weights.pth", "list"),
+    _weights("no classes", _save({"state_dict": {}}), "weights.pth", "classes"),
+    _weights(
+        "pickle",
+        lambda p: p.write_bytes(pickle.dumps({"a": Path("x")})) and None,
+        "weights.pth",
+        "not a torch checkpoint",
+    ),
+    _weights("no config", lambda p: (p.parent / "config.py").unlink(), "config.py"),
+    _weights(
+        "bad config", lambda p: (p.parent / "config.py").write_text("(") and None, "config.py"
+    ),
+    _weights(
+        "config of no dataset",
+        lambda p: (p.parent / "config.py").write_text("model = {}") and None,
+        "config.py",
+        "test_dataloader",
+    ),
+    _starting("cut", "checkpoint", lambda p: cut(p, 0.4)),
+    _starting("no weights in it", "checkpoint", _save({"state_dict": {"a": "b"}}), "'a'"),
+    _starting("of another network", "checkpoint", _save({"a": torch.zeros(2)}), "networks.r18"),
+    _starting("gone", "checkpoint", Path.unlink, "exist"),
+    _starting("cut", "pretrained", lambda p: cut(p, 0.4)),
+    _starting("of another network", "pretrained", _save({"a": torch.zeros(2)}), "networks.r18"),
+    *(_fuzzed(number) for number in range(300, 308)),
+]
+
+
+def _line(*words: str, says: tuple[str, ...]) -> Case:
+    """A command line; DATA stands for the dataset, IMAGE for an image that is none."""
+
+    def make(base: Base, folder: Path) -> list[str]:
+        image = folder / "broken.png"
+        image.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+        known = {"DATA": str(base.data), "IMAGE": str(image), "OUT": str(folder / "out.png")}
+        return [known.get(word, word) for word in words]
+
+    return Case("line: " + " ".join(words)[:60], make, says)
+
+
+def _voc(name: str, xml: str, *says: str) -> Case:
+    def make(base: Base, folder: Path) -> list[str]:
+        for part in ("Annotations", "JPEGImages"):
+            (folder / part).mkdir()
+        (folder / "Annotations" / "a.xml").write_text(xml)
+        return ["data", "voc2coco", str(folder), str(folder / "out.json")]
+
+    return Case(f"voc: {name}", make, ("a.xml", *says))
+
+
+BOX = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+VOC = (
+    "<annotation><filename>a.jpg</filename><size><width>{w}</width><height>20</height></size>"
+    "<object><name>{name}</name>{box}</object></annotation>"
+)
+
+LINES = [
+    _line("assign", "IMAGE", "--config", str(PAA), "--out", "OUT", says=("broken.png",)),
+    _line("assign", "nowhere.png", "--config", str(PAA), says=("nowhere.png",)),
+    _line("assign", "DATA", "--config", "nowhere.py", says=("nowhere.py",)),
+    _line("assign", "DATA", "--config", str(PAA), "--image", "no.png", says=("no.png",)),
+    _line("assign", "DATA", says=("--config",)),
+    _line("report", "nowhere", says=("nowhere",)),
+    _line("export", "nowhere", "out", "--network", "r18", says=("nowhere",)),
+    _line("eval", "nowhere", says=("nowhere",)),
+    _line("watch", "nowhere", says=("nowhere",)),
+    _line("check", "nowhere.py", says=("nowhere.py",)),
+    _line("check", "DATA", says=("config file",)),
+    _line("tune", "no-table", says=("no-table",)),
+    _line("tune", says=("colad tune --list",)),
+    _line("tune", "dw-table2", "--config", "nowhere.py", says=("nowhere.py",)),
+    _line("tune", "dw-table2", "--scheduler", "best", says=("best",)),
+    _line("tune", "dw-table2", "--search", "luck", says=("luck",)),
+    _line("tune", "dw-table2", "--set", "train.batchsize=3", says=("train.batch_size",)),
+    _line("data", "stats", "nowhere.json", says=("nowhere.json",)),
+    _line("data", "stats", "IMAGE", says=("broken.png",)),
+    _line("data", "voc2coco", "nowhere", "out.json", says=("nowhere",)),
+    _voc("not XML", "x", "XML"),
+    _voc("cut", VOC[:60], "XML"),
+    _voc("no size", "<annotation><object/></annotation>"),
+    _voc("width is a word", VOC.format(w="wide", name="cat", box=BOX.format(1)), "width"),
+    _voc("box is a word", VOC.format(w=20, name="cat", box=BOX.format("left")), "xmin"),
+    _voc("no box", VOC.format(w=20, name="cat", box=""), "bndbox"),
+    _voc("no name", VOC.format(w=20, name="", box=BOX.format(1)), "name"),
+    _voc(
+        "entities that grow",
+        '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">'
+        '<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]><annotation>&c;</annotation>',
+    ),
+    _voc(
+        "entity from a file",
+        '<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><annotation>&a;</annotation>',
+    ),
+]

@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 DEMO_ITERATIONS ?= 400
 PYTEST_ARGS ?=
 
-.PHONY: install demo test test-fast test-openmmlab lint format bench bench-quick clean
+.PHONY: install demo test test-fast test-faults test-openmmlab lint format bench bench-quick clean
 
 install: $(VENV)/installed
 
@@ -24,10 +24,14 @@ demo: install
 		--set train.max_iterations=$(DEMO_ITERATIONS)
 
 test: install
-	$(BIN)/python -m pytest -m 'not gpu' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not gpu and not faults' $(PYTEST_ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not gpu and not slow and not ray' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
+
+# What happens when processes, nodes and disks fail: docs/reliability.md. MOMENTS=10 for the full matrix.
+test-faults: install
+	$(BIN)/python -m pytest -m faults $(PYTEST_ARGS)
 
 # The original mmdet, mmengine and mmcv, in an environment of their own. mmcv 2.1.0 has no wheel, and
 # its setup.py runs with setuptools < 80 and Python < 3.13. Built in isolation it sees no torch, so it
@@ -43,7 +47,7 @@ $(VENV_OPENMMLAB)/installed: pyproject.toml constraints-openmmlab.txt
 
 test-openmmlab: $(VENV_OPENMMLAB)/installed
 	$(VENV_OPENMMLAB)/bin/colad doctor
-	$(VENV_OPENMMLAB)/bin/python -m pytest -m 'parity or not (gpu or slow or ray)' $(PYTEST_ARGS)
+	$(VENV_OPENMMLAB)/bin/python -m pytest -m 'parity or not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
 
 lint: install
 	$(BIN)/ruff check .

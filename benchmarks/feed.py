@@ -41,13 +41,17 @@ class Feeding:
     def __init__(self, config: Any, data: Any, readers: list[Any], *, shared: bool) -> None:
         import ray
 
-        from orchestrator.actors import ActorFeed, FeederProcess, get_all
+        from orchestrator.actors import ActorFeed, FeederProcess
+        from orchestrator.calls import Calls
 
         self.readers, self.position = readers, 0
         count = 1 if shared else len(readers)
         feeders = [ray.remote(FeederProcess).options(num_cpus=0).remote() for _ in range(count)]
-        get_all([feeder.build.remote(config, data, 0) for feeder in feeders], {})
-        feeds = [ActorFeed([{"": feeder}], config.feed.prefetch) for feeder in feeders]
+        self.calls = Calls()
+        ahead = config.feed.prefetch
+        feeds = [ActorFeed([{"": feeder}], ahead, self.calls) for feeder in feeders]
+        for feed in feeds:
+            feed.build(config, data)
         self.feeds = feeds * (len(readers) if shared else 1)
         self.shared = shared
 
@@ -77,6 +81,7 @@ class Feeding:
             counts = ray.get(
                 [reader.read.remote(part.on("")) for reader, part in zip(self.readers, read)]
             )
+            self.calls.forget(part.on("") for part in read)
             images += counts[0]
             self.position += 1
         return images

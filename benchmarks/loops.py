@@ -18,9 +18,9 @@ from orchestrator.actors import (
     ActorNetwork,
     FeederProcess,
     NetworkProcess,
-    get_all,
     locate,
 )
+from orchestrator.calls import Calls
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData
 from orchestrator.iteration import cotrain_iteration
@@ -36,8 +36,9 @@ class Loop:
     def __init__(self, config: RunConfig, data: PreparedData) -> None:
         self.config = config
         feeder = ray.remote(FeederProcess).options(num_cpus=0).remote()
-        get_all([feeder.build.remote(config, data, 0)], {})
-        self.feed = ActorFeed([{"": feeder}], config.feed.prefetch)
+        self.calls = Calls()
+        self.feed = ActorFeed([{"": feeder}], config.feed.prefetch, self.calls)
+        self.feed.build(config, data)
         self.networks = [self._start(name, data) for name in config.networks]
         self.done = 0
 
@@ -50,8 +51,9 @@ class Loop:
             iterations_per_epoch=64,
             max_iterations=100_000,
         )
-        network = ActorNetwork(spec, [actor], locate(name, [actor]))
-        get_all(network.build(), {})
+        places = locate(name, [actor], self.calls)
+        network = ActorNetwork(spec, [actor], places, self.calls)
+        self.calls.wait(network.build())
         return network
 
     def run(self, iterations: int) -> list[float]:
@@ -69,9 +71,8 @@ class Loop:
         self.done += iterations
         return [after - before for before, after in zip(ends, ends[1:])]
 
-    @staticmethod
-    def _collect(record: Any, ends: list[float]) -> None:
-        get_all([handle for handles in record.handles.values() for handle in handles], {})
+    def _collect(self, record: Any, ends: list[float]) -> None:
+        self.calls.wait([handle for handles in record.handles.values() for handle in handles])
         ends.append(time.perf_counter())
 
 

@@ -129,7 +129,8 @@ def measure(cast: Cast, ranks: int, iterations: int, folder: Path) -> Timing:
 
 def _trainer(cast: Cast, ranks: int, run_log: Any, report: Any) -> Any:
     """A ``CoTrainer`` over stand-ins, which ends when ``report`` says so."""
-    from orchestrator.actors import ActorFeed, ActorNetwork, get_all
+    from orchestrator.actors import ActorFeed, ActorNetwork
+    from orchestrator.calls import Calls
     from orchestrator.config import NetworkConfig, load_config
     from orchestrator.datasets import PreparedData, Split
     from orchestrator.feed import BatchOrder
@@ -146,7 +147,9 @@ def _trainer(cast: Cast, ranks: int, run_log: Any, report: Any) -> Any:
     )
     split = Split(annotations="", images="", num_images=100_000, num_boxes=0)
     data = PreparedData(train=split, val=split, classes=("thing",))
-    feed = ActorFeed([{"": feeder} for feeder in cast.feeders[:ranks]], config.feed.prefetch)
+    calls = Calls(base.resources.hang_timeout)
+    feeders = [{"": feeder} for feeder in cast.feeders[:ranks]]
+    feed = ActorFeed(feeders, config.feed.prefetch, calls)
     networks = [
         ActorNetwork(
             NetworkSpec(
@@ -154,14 +157,12 @@ def _trainer(cast: Cast, ranks: int, run_log: Any, report: Any) -> Any:
             ),
             actors[:ranks],
             [dict(node_id="")] * ranks,
+            calls,
         )
         for name, actors in cast.networks.items()
     ]
-    owners = feed.owners()
-    for network in networks:
-        owners.update(network.owners())
     hooks = Hooks(
-        resolve=lambda handles: get_all(handles, owners),
+        resolve=calls.wait,
         save_checkpoint=lambda parts, state: None,
         report=report,
     )

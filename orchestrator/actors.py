@@ -9,13 +9,12 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError
 
 from assigners.types import Step
 from orchestrator.building import import_custom
+from orchestrator.calls import Calls
 from orchestrator.config import RunConfig
 from orchestrator.datasets import PreparedData, build_dataset, check_test_pipeline
-from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
 from orchestrator.feed import Feeder, batch_order
@@ -29,6 +28,8 @@ from orchestrator.weights import deserialise, serialise
 ACTOR_OPTIONS: dict[str, Any] = dict(max_restarts=0, enable_task_events=False)
 """Of every network and feeder: Tune restarts a run whole, and a record in Ray's task table of every
 call would cost some percent of a large run and fill its control store."""
+PREDICTED = 500
+"""Validation images for which an evaluation is given the usual time to answer once more."""
 
 
 class NetworkProcess:
@@ -134,13 +135,21 @@ class FeederProcess:
 
 
 class ActorNetwork:
-    """All ranks of one network; every method returns references at once."""
+    """All ranks of one network; every method returns references at once.
+
+    Args:
+        spec: of rank 0; the others differ in their rank.
+        actors: one per rank.
+        places: where each is, as ``locate`` says.
+        calls: told of every call.
+    """
 
     def __init__(
         self,
         spec: NetworkSpec,
         actors: Sequence[ActorHandle],
         places: Sequence[Mapping[str, Any]],
+        calls: Calls,
     ) -> None:
         self.spec, self.actors, self.places = spec, actors, places
         self.name = spec.name
@@ -148,21 +157,32 @@ class ActorNetwork:
         self.readable = spec.name in spec.config.readable
         self.num_ranks = len(actors)
         self.nodes = [str(place["node_id"]) for place in places]
+        self._calls, self._names = calls, rank_names(spec.name, self.num_ranks)
+        self._begun: list[Any] = []
+        self._step = ""
 
     def begin_step(self, batches: Sequence[ShardBatch], step: Step) -> list[Any]:
         fields = asdict(step)
-        return [
-            actor.begin_step.remote(batch.on(node), fields)
-            for actor, node, batch in zip(self.actors, self.nodes, batches)
-        ]
+        self._step = f"iteration {step.iteration}"
+        if step.accumulate > 1:
+            self._step += f", micro-batch {step.micro_batch}"
+        what = f"begin_step of {self._step}"
+        self._begun = []
+        for who, actor, node, batch in zip(self._names, self.actors, self.nodes, batches):
+            needed = batch.on(node)
+            answer = actor.begin_step.remote(needed, fields)
+            self._begun.append(self._calls.made(who, what, answer, (needed,)))
+        return self._begun
 
     def finish_step(
         self, tables: Mapping[str, Sequence[Any]], *, want_sample: bool = False
     ) -> list[Any]:
-        return [
-            actor.finish_step.remote(want_sample and rank == 0, *(t[rank] for t in tables.values()))
-            for rank, actor in enumerate(self.actors)
-        ]
+        what, answers = f"finish_step of {self._step}", []
+        for rank, (who, actor) in enumerate(zip(self._names, self.actors)):
+            needed = [table[rank] for table in tables.values()]
+            answer = actor.finish_step.remote(want_sample and rank == 0, *needed)
+            answers.append(self._calls.made(who, what, answer, (*needed, self._begun[rank])))
+        return answers
 
     def build(self) -> list[Any]:
         """Build every rank; rank 0's node hosts their rendezvous."""
@@ -172,38 +192,53 @@ class ActorNetwork:
             wanted = len(place["gpu_ids"]) if gpus == "auto" else float(gpus)
             spec = replace(self.spec, rank=rank)
             references.append(actor.build.remote(spec, self.places[0]["address"], wanted))
-        return references
+        return self._made("build", references)
 
     def describe(self) -> list[Any]:
-        return [actor.describe.remote() for actor in self.actors]
+        return self._made("describe", [actor.describe.remote() for actor in self.actors])
 
     def predict(self) -> list[Any]:
-        return [actor.predict.remote(self.num_ranks) for actor in self.actors]
+        """Predict the validation images; given the usual time for every ``PREDICTED`` of them."""
+        answers = [actor.predict.remote(self.num_ranks) for actor in self.actors]
+        share = self.spec.data.val.num_images / self.num_ranks
+        return self._made("predict", answers, patience=1.0 + share / PREDICTED)
 
     def save(self) -> list[Any]:
-        return [actor.save.remote() for actor in self.actors]
+        return self._made("save", [actor.save.remote() for actor in self.actors])
 
     def load(self, parts: Sequence[bytes]) -> list[Any]:
         shared = ray.put(parts[0])
-        return [actor.load.remote(shared, own) for actor, own in zip(self.actors, parts)]
+        answers = [actor.load.remote(shared, own) for actor, own in zip(self.actors, parts)]
+        return self._made("load", answers)
 
-    def owners(self) -> dict[str, str]:
-        """Actor id -> words for messages."""
-        return name_ranks(self.name, self.actors)
-
-
-def name_ranks(network: str, actors: Sequence[ActorHandle]) -> dict[str, str]:
-    """Actor id -> words for messages."""
-    many = len(actors) > 1
-    return {
-        actor._actor_id.hex(): f"network {network!r}" + (f", rank {rank}" if many else "")
-        for rank, actor in enumerate(actors)
-    }
+    def _made(self, what: str, answers: list[Any], *, patience: float = 1.0) -> list[Any]:
+        for who, answer in zip(self._names, answers):
+            self._calls.made(who, what, answer, patience=patience)
+        return answers
 
 
-def locate(network: str, actors: Sequence[ActorHandle]) -> list[dict[str, Any]]:
-    """Process, node and GPUs of every rank of a network."""
-    return get_all([actor.where.remote() for actor in actors], name_ranks(network, actors))
+def rank_names(network: str, ranks: int) -> list[str]:
+    """Words for messages, one per rank."""
+    many = ranks > 1
+    return [f"network {network!r}" + (f", rank {rank}" if many else "") for rank in range(ranks)]
+
+
+def locate(network: str, actors: Sequence[ActorHandle], calls: Calls) -> list[dict[str, Any]]:
+    """Process, node and GPUs of every rank of a network, which ``calls`` knows from now on."""
+    names = rank_names(network, len(actors))
+    for who, actor in zip(names, actors):
+        calls.add(who, actor)
+    return _places(names, actors, calls)
+
+
+def _places(
+    names: Sequence[str], actors: Sequence[ActorHandle], calls: Calls
+) -> list[dict[str, Any]]:
+    asked = [calls.made(who, "start", actor.where.remote()) for who, actor in zip(names, actors)]
+    places = calls.wait(asked)
+    for who, place in zip(names, places):
+        calls.place(who, place["node_id"])
+    return places
 
 
 class ShardBatch:
@@ -226,54 +261,57 @@ class ActorFeed:
         shards: per shard, its feeders by the node whose readers they serve. A single feeder serves
             all nodes.
         prefetch: batches asked for ahead.
+        calls: told of every call.
     """
 
-    def __init__(self, shards: Sequence[Mapping[str, ActorHandle]], prefetch: int) -> None:
-        self.shards, self.prefetch = shards, prefetch
+    def __init__(
+        self, shards: Sequence[Mapping[str, ActorHandle]], prefetch: int, calls: Calls
+    ) -> None:
+        self.shards, self.prefetch, self._calls = shards, prefetch, calls
         self.feeders = [feeder for shard in shards for feeder in shard.values()]
         self._asked: dict[int, list[ShardBatch]] = {}
+        self._names = {feeder: f"feeder {i}" for i, feeder in enumerate(self.feeders)}
+        for feeder, who in self._names.items():
+            calls.add(who, feeder)
+
+    def build(self, config: RunConfig, data: PreparedData) -> dict[str, Any]:
+        """Open the data in every feeder; number of images and their aspect flags.
+
+        Raises:
+            CoTrainError: the data cannot be used, or a feeder is lost.
+        """
+        building = [
+            self._calls.made(self._names[feeder], "build", feeder.build.remote(config, data, shard))
+            for shard, feeders in enumerate(self.shards)
+            for feeder in feeders.values()
+        ]
+        opened: dict[str, Any] = self._calls.wait(building)[0]
+        return opened
 
     def batches(self, position: int) -> list[ShardBatch]:
         """References of batch ``position``, per shard; the next ones are decoded meanwhile."""
         if self._asked and position not in self._asked:
-            self._asked.clear()
+            self._forget()
         for ahead in range(position, position + self.prefetch + 1):
             if ahead not in self._asked:
-                self._asked[ahead] = [
-                    ShardBatch({n: feeder.batch.remote(ahead) for n, feeder in shard.items()})
-                    for shard in self.shards
-                ]
+                self._asked[ahead] = [self._ask(shard, ahead) for shard in self.shards]
         return self._asked.pop(position)
+
+    def _ask(self, shard: Mapping[str, ActorHandle], position: int) -> ShardBatch:
+        what = f"batch {position}"
+        return ShardBatch(
+            {
+                node: self._calls.made(self._names[feeder], what, feeder.batch.remote(position))
+                for node, feeder in shard.items()
+            }
+        )
+
+    def _forget(self) -> None:
+        for batches in self._asked.values():
+            for batch in batches:
+                self._calls.forget(batch.by_node.values())
+        self._asked.clear()
 
     def places(self) -> list[dict[str, Any]]:
         """Process and node of every feeder."""
-        return get_all([feeder.where.remote() for feeder in self.feeders], self.owners())
-
-    def owners(self) -> dict[str, str]:
-        """Actor id -> words for messages."""
-        return {f._actor_id.hex(): f"feeder {i}" for i, f in enumerate(self.feeders)}
-
-
-def get_all(references: Sequence[Any], owners: Mapping[str, str]) -> list[Any]:
-    """``ray.get`` that raises our errors.
-
-    Raises:
-        NetworkLostError: an actor behind the references died, or what it made is gone with it.
-        CoTrainError: as raised in the actor.
-    """
-    try:
-        return ray.get(list(references))
-    except CoTrainError as error:  # Ray's wrapper is an instance of the cause's class, too
-        raise getattr(error, "cause", error) from None
-    except RayError as error:
-        raise _lost(error, owners) or error from error
-
-
-def _lost(error: RayError, owners: Mapping[str, str]) -> NetworkLostError | None:
-    """The loss behind a Ray error, or None if it is a failure of the code in an actor."""
-    cause: BaseException = getattr(error, "cause", None) or error
-    if not isinstance(cause, RayError) or type(cause) is ray.exceptions.RayTaskError:
-        return None
-    actor_id = getattr(cause, "actor_id", None) if isinstance(cause, RayActorError) else None
-    who = owners.get(str(actor_id), "an actor")
-    return NetworkLostError(who, str(cause).strip().splitlines()[0])
+        return _places(list(self._names.values()), self.feeders, self._calls)

@@ -1,7 +1,7 @@
 """``colad``: the command line. Thin: parse, call, print.
 
-Exit codes: 0 done; 2 something to correct (one message, no traceback); 130 stopped by a signal
-after writing a checkpoint.
+Exit codes: 0 done; 2 something to correct (one message, no traceback); 130 stopped by Ctrl-C and
+143 by SIGTERM, after writing a checkpoint.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +48,16 @@ SetOption = Annotated[
 ]
 
 
+WaitOption = Annotated[
+    float | None,
+    typer.Option(
+        "--wait-for-resources",
+        metavar="[SECONDS]",
+        help="Wait for resources that the cluster lacks; without a number, without end.",
+    ),
+]
+
+
 @contextlib.contextmanager
 def _naming(config: Path) -> Iterator[None]:
     """Put the configuration file before messages that begin with one of its fields."""
@@ -77,6 +88,7 @@ def train(
     address: Annotated[
         str | None, typer.Option(help="Ray cluster, host:port. [default: RAY_ADDRESS, else local]")
     ] = None,
+    wait_for_resources: WaitOption = None,
 ) -> None:
     """Train the networks of a configuration together."""
     from orchestrator.config import load_config
@@ -87,7 +99,14 @@ def train(
     run_config = load_config(config, _overrides(set_, more))
     run_dir = work_dir or Path("runs") / config.stem
     with LiveView(console, title=f"{config.stem} -> {run_dir}") as view, _naming(config):
-        result = launch(run_config, run_dir, resume=resume, address=address, view=view)
+        result = launch(
+            run_config,
+            run_dir,
+            resume=resume,
+            address=address,
+            view=view,
+            wait_s=wait_for_resources,
+        )
     if result.evaluations:
         console.print(metrics_table(result.evaluations))
     restarts = f" after {result.retries} restart(s)" if result.retries else ""
@@ -98,7 +117,7 @@ def train(
     )
     if result.outcome == "stopped":
         console.print("go on with: the same command and --resume")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (result.signal or signal.SIGINT))
 
 
 @app.command()
@@ -296,6 +315,7 @@ def tune(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the sweep there.")] = False,
     address: Annotated[str | None, typer.Option(help="Ray cluster, host:port.")] = None,
+    wait_for_resources: WaitOption = None,
 ) -> None:
     """Sweep a table of a paper, or search around a method's defaults."""
     from orchestrator.sweep.launch import launch_sweep
@@ -329,15 +349,16 @@ def tune(
         sweep_dir,
         resume=resume,
         address=address,
+        wait_s=wait_for_resources,
         scheduler=scheduler,
         concurrency=concurrency,
         say=lambda line: console.print(escape(line), soft_wrap=True),
         trackers=Trackers(mlflow=mlflow, wandb=wandb),
     )
     console.print(escape(report_sweep(result.sweep_dir).text), soft_wrap=True)
-    if result.interrupted:
+    if result.signal is not None:
         console.print("stopped; go on with: the same command and --resume")
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (result.signal or signal.SIGINT))
 
 
 @app.command()
@@ -494,6 +515,16 @@ def stats(
         console.print(f"{report.images_checked} image files are readable", soft_wrap=True)
 
 
+def _with_waits(arguments: Sequence[str]) -> list[str]:
+    """``--wait-for-resources`` without a number means without end."""
+    given = []
+    for word, following in zip(arguments, [*arguments[1:], ""]):
+        given.append(word)
+        if word == "--wait-for-resources" and not re.fullmatch(r"-?[\d.]+|inf", following):
+            given.append("inf")
+    return given
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: one message instead of a traceback for what the user can correct.
 
@@ -506,7 +537,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")  # 3.3.0's autocast
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app(args=arguments)
+        app(args=_with_waits(sys.argv[1:] if arguments is None else arguments))
     except CoTrainError as error:
         # a RunFailed carries the message of an error in an actor, which names its own kind
         kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "

@@ -365,7 +365,12 @@ class ResourceConfig:
     ranks_per_node: int | str = "auto"
     """Ranks of a network that are kept on one node; ``"auto"``: as many as a node holds."""
     max_retries: int = 3
-    """Restarts from the last checkpoint after a lost actor or node."""
+    """Restarts from the last checkpoint after a process was lost or hung; of one launch."""
+    max_preemptions: int = 20
+    """Restarts from the last checkpoint after a node was lost or preempted; of one launch."""
+    hang_timeout: float | None = 600.0
+    """Seconds after which a process that does not answer is killed, and the run starts again; None
+    waits for ever. An evaluation has that time, and once more for every 500 images of a rank."""
 
     def __post_init__(self) -> None:
         _positive(resources__ranks=self.ranks, resources__threads=self.threads)
@@ -391,7 +396,10 @@ class ResourceConfig:
                 f"resources.ranks_per_node = {self.ranks_per_node} does not divide "
                 f"resources.ranks = {self.ranks}",
             )
-        _require(self.max_retries >= 0, "resources.max_retries must not be negative")
+        for name in ("max_retries", "max_preemptions"):
+            amount = getattr(self, name)
+            _require(amount >= 0, f"resources.{name} = {amount}: must not be negative")
+        _positive(resources__hang_timeout=self.hang_timeout)
 
     def check_whole(self, field_name: str, gpus: float) -> None:
         """Refuse a share of a GPU where a network has several ranks."""

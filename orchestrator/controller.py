@@ -25,14 +25,14 @@ from orchestrator.actors import (
     ActorNetwork,
     FeederProcess,
     NetworkProcess,
-    get_all,
     locate,
 )
+from orchestrator.calls import Calls
 from orchestrator.checkpoint_store import run_store
 from orchestrator.checkpoints import CheckpointState, latest_valid
 from orchestrator.config import RunConfig, load_config
 from orchestrator.datasets import PreparedData, load_prepared
-from orchestrator.errors import CoTrainError, NetworkLostError
+from orchestrator.errors import CoTrainError
 from orchestrator.feed import BatchOrder
 from orchestrator.live_view import Progress
 from orchestrator.metrics import RunMetrics
@@ -57,7 +57,7 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
         params: ``run_dir``, which holds the resolved ``config.py`` and ``data.json``.
 
     Raises:
-        NetworkLostError: an actor or node was lost; Tune restarts the trial from its checkpoint.
+        NetworkLostError: a process was lost or hangs; Tune starts the trial again.
     """
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     run_dir = Path(params["run_dir"])
@@ -67,10 +67,9 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
         store = run_store(run_dir, config, run_dir / "checkpoints" / "trial")
         outcome = run_trial(run_dir, board, save_checkpoint=store.save)
         store.close()
-    except NetworkLostError as error:
-        ray.get(board.message.remote(f"{error}; going on from the last checkpoint"))
-        raise
     except CoTrainError as error:
+        if error.retryable:
+            raise  # the launcher counts it, and says so
         _conclude(board, "failed", f"{type(error).__name__}: {error}")
     except Exception:
         _conclude(board, "failed", traceback.format_exc())
@@ -110,18 +109,17 @@ def run_trial(
     config = load_config(run_dir / "config.py")
     data = load_prepared(run_dir / "data.json")
     plan = plan_placement(config)
+    calls = Calls(config.resources.hang_timeout)
     actors = _create_networks(config, plan)
-    places = {name: locate(name, ranks) for name, ranks in actors.items()}
+    places = {name: locate(name, ranks, calls) for name, ranks in actors.items()}
     for ranks in actors.values():
         for rank in ranks:
             rank.prepare.remote(config.custom_imports)  # while the feeders open the data
-    feed, order, owners = _start_feeders(config, data, plan, places)
-    networks = _describe_networks(config, data, order, actors, places)
-    for network in networks:
-        owners.update(network.owners())
+    feed, order = _start_feeders(config, data, plan, places, calls)
+    networks = _describe_networks(config, data, order, actors, places, calls)
     _record_places(run_dir, feed, places)
     building = [ref for network in networks for ref in network.build()]
-    get_all(building, owners)
+    calls.wait(building)
     run_log = RunLog(run_dir, flush_every=config.log.flush_interval)
     trainer = CoTrainer(
         config,
@@ -131,7 +129,7 @@ def run_trial(
         feed,
         run_log,
         Hooks(
-            resolve=lambda handles: get_all(handles, owners),
+            resolve=calls.wait,
             save_checkpoint=save_checkpoint,
             report=_Reporter(board, RunMetrics(run_dir)),
             evaluated=evaluated,
@@ -161,7 +159,8 @@ def _start_feeders(
     data: PreparedData,
     plan: PlacementPlan,
     places: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> tuple[ActorFeed, BatchOrder, dict[str, str]]:
+    calls: Calls,
+) -> tuple[ActorFeed, BatchOrder]:
     """Feeders where the plan wants them: one per shard, or one per shard and node."""
     actor = ray.remote(FeederProcess)
     shards = []
@@ -175,16 +174,10 @@ def _start_feeders(
         asked = {"CPU": plan.cpus_per_feeder}
         options = {node: _options(asked, bundle) for node, bundle in bundles.items()}
         shards.append({node: actor.options(**chosen).remote() for node, chosen in options.items()})
-    feed = ActorFeed(shards, config.feed.prefetch)
-    owners = feed.owners()
-    building = [
-        feeder.build.remote(config, data, shard)
-        for shard, feeders in enumerate(shards)
-        for feeder in feeders.values()
-    ]
-    opened = get_all(building, owners)[0]
+    feed = ActorFeed(shards, config.feed.prefetch, calls)
+    opened = feed.build(config, data)
     order = BatchOrder(opened["num_images"], config.train.batch_size, config.seed, opened["wide"])
-    return feed, order, owners
+    return feed, order
 
 
 def _create_networks(config: RunConfig, plan: PlacementPlan) -> dict[str, list[Any]]:
@@ -201,6 +194,7 @@ def _describe_networks(
     order: BatchOrder,
     actors: Mapping[str, Sequence[Any]],
     places: Mapping[str, Sequence[Mapping[str, Any]]],
+    calls: Calls,
 ) -> list[ActorNetwork]:
     length = make_plan(config, order)
     return [
@@ -214,6 +208,7 @@ def _describe_networks(
             ),
             ranks,
             places[name],
+            calls,
         )
         for name, ranks in actors.items()
     ]

@@ -49,14 +49,29 @@ class CheckpointError(CoTrainError):
 
 
 class NetworkLostError(CoTrainError):
-    """An actor of the run (network or feeder) died or its node went away."""
+    """A process of the run (network, feeder or controller) died or its node went away.
+
+    Args:
+        who: in words.
+        detail: one line.
+        node: it went with its node (``resources.max_preemptions`` counts these).
+    """
 
     retryable = True
 
-    def __init__(self, who: str, detail: str) -> None:
-        super().__init__(f"{who} was lost: {detail}")
+    def __init__(self, who: str, detail: str, node: bool = False) -> None:
+        super().__init__(f"{who} was lost{' with its node' if node else ''}: {detail}")
         self.who = who
         self.detail = detail
+        self.node = node
 
-    def __reduce__(self) -> tuple[type[NetworkLostError], tuple[str, str]]:
-        return (NetworkLostError, (self.who, self.detail))
+    def __reduce__(self) -> tuple[type[NetworkLostError], tuple[str, str, bool]]:
+        return (type(self), (self.who, self.detail, self.node))
+
+
+class HungError(NetworkLostError):
+    """A process of the run lives and does not answer (``resources.hang_timeout``)."""
+
+    def __init__(self, who: str, detail: str, node: bool = False) -> None:
+        super().__init__(who, detail, node)
+        self.args = (f"{who} does not answer: {detail}",)

@@ -6,21 +6,17 @@ a checkpoint. Tune's loop has the main thread; a second thread reads the notice 
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
+import functools
 import logging
 import os
 import shutil
-import signal
 import socket
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from orchestrator.checkpoints import find_checkpoints, latest_valid, read_state
@@ -35,7 +31,7 @@ from orchestrator.datasets import (
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ResourceError
 from orchestrator.evaluation import METRIC_NAMES, check_backend
 from orchestrator.feed import batch_order
-from orchestrator.live_view import LiveView, Progress
+from orchestrator.live_view import LiveView
 from orchestrator.mirror import check_uri
 from orchestrator.nodes import check_nodes, living_nodes, modules_to_ship
 from orchestrator.placement import (
@@ -46,15 +42,14 @@ from orchestrator.placement import (
     resolve_ranks,
 )
 from orchestrator.quiet import quiet_environment
+from orchestrator.run_watch import RunWatcher
 from orchestrator.runlog import read_log, write_environment
 from orchestrator.trainer import make_plan
+from orchestrator.waiting import ResourceWait, check_wait
 from orchestrator.watch import ProgressFile
 
 logger = logging.getLogger(__name__)
 
-STOP_GRACE_S = 60.0
-"""How long a run that is asked to stop may take for its checkpoint."""
-POLL_S = 0.25
 MIN_STORE_BYTES = 80 * 2**20
 """Ray's own lower bound of an object store, rounded up."""
 
@@ -74,6 +69,8 @@ class RunResult:
     evaluations: dict[str, dict[str, float]]
     """Last metrics of each network, in percent."""
     retries: int
+    signal: int | None = None
+    """What stopped it."""
 
 
 def launch(
@@ -83,6 +80,7 @@ def launch(
     resume: bool,
     address: str | None,
     view: LiveView,
+    wait_s: float | None = None,
 ) -> RunResult:
     """Train a configuration to its end, or until Ctrl-C.
 
@@ -92,6 +90,7 @@ def launch(
         resume: go on from the newest checkpoint in ``run_dir``.
         address: of a Ray cluster; None uses RAY_ADDRESS, else starts a Ray of its own.
         view: shows the run.
+        wait_s: how long to wait for resources; None: ``waiting.ResourceWait``.
 
     Raises:
         CoTrainError: before the first iteration for everything that can be known then; later for a
@@ -99,6 +98,7 @@ def launch(
     """
     run_dir = run_dir.resolve()
     check_backend(config.evaluation.backend)
+    check_wait(wait_s)
     if config.checkpoint.upload is not None:
         check_uri(config.checkpoint.upload, "checkpoint.upload")
     check_run_dir(run_dir, config, resume=resume)
@@ -107,10 +107,12 @@ def launch(
         if finished is not None:
             view.message("finished already: nothing is left to train")
             return finished
+        if resume:
+            ProgressFile(run_dir).write(None)  # watchers: it is no longer stopped
         data = prepare_data(config.data, run_dir / "data")
         store_bytes = feed_store_bytes(config, len(data.classes))
         with connected(address, store_bytes, config.custom_imports):
-            config = fit_to_cluster(config)
+            config = fit_to_cluster(config, wait=bool(wait_s))
             check_nodes(
                 plan_placement(config),
                 run_dir,
@@ -121,7 +123,7 @@ def launch(
             save_config(config, run_dir / "config.py")
             save_prepared(data, run_dir / "data.json")
             write_environment(run_dir)
-            return _drive(config, run_dir, resume=resume, view=view)
+            return _drive(config, run_dir, wait_s, view)
 
 
 # -- the run directory --------------------------------------------------------------------------
@@ -305,12 +307,13 @@ def connected(address: str | None, store_bytes: int, modules: Sequence[str] = ()
     if target == "local":
         check_shared_memory(store_bytes)
         store = max(MIN_STORE_BYTES, 2 * store_bytes)
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=min(store, _shared_memory_limit(store)),
-            **common,
-        )
+        with _sessions_of_their_own():
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                object_store_memory=min(store, _shared_memory_limit(store)),
+                **common,
+            )
     else:
         try:
             ray.init(address=target, runtime_env=_sent(modules), **common)
@@ -320,6 +323,24 @@ def connected(address: str | None, store_bytes: int, modules: Sequence[str] = ()
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _sessions_of_their_own() -> Iterator[None]:
+    """Keep signals to this process's group from the Ray processes that the body starts.
+
+    `timeout`, a closing terminal and many batch systems signal the whole group; a Ray that ends
+    then takes the checkpoint with it that this process is asked for. Ray has no option for it; its
+    processes still end with this one (the kernel sees to that).
+    """
+    from ray._private import services
+
+    plain = services.ConsolePopen
+    services.ConsolePopen = functools.partial(plain, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = plain
 
 
 def _sent(modules: Sequence[str]) -> dict[str, Any] | None:
@@ -358,8 +379,12 @@ def _no_answer(target: str, detail: str) -> str:
     )
 
 
-def fit_to_cluster(config: RunConfig) -> RunConfig:
+def fit_to_cluster(config: RunConfig, *, wait: bool = False) -> RunConfig:
     """The configuration with GPUs resolved, once the connected cluster can hold it.
+
+    Args:
+        config: the run.
+        wait: go on where it cannot: somebody waits for what is missing.
 
     Raises:
         ResourceError: it cannot.
@@ -368,17 +393,19 @@ def fit_to_cluster(config: RunConfig) -> RunConfig:
 
     nodes = living_nodes()
     config = resolve_ranks(resolve_gpus(config, ray.cluster_resources()), nodes)
-    check_resources(plan_placement(config), nodes)
+    if not wait:
+        check_resources(plan_placement(config), nodes)
     return config
 
 
 # -- the trial ----------------------------------------------------------------------------------
 
 
-def _drive(config: RunConfig, run_dir: Path, *, resume: bool, view: LiveView) -> RunResult:
+def _drive(config: RunConfig, run_dir: Path, wait_s: float | None, view: LiveView) -> RunResult:
     import ray
 
     from orchestrator.monitor import create_monitor
+    from orchestrator.retries import RetryBudget
 
     try:
         board = create_monitor(str(run_dir))
@@ -387,9 +414,10 @@ def _drive(config: RunConfig, run_dir: Path, *, resume: bool, view: LiveView) ->
             f"{run_dir} is being trained by another launcher on this cluster: wait for it, or use "
             "another --work-dir"
         ) from error
-    watcher = _Watcher(board, view, ProgressFile(run_dir))
+    wait = ResourceWait(plan_placement(config), wait_s, view.message)
+    watcher = RunWatcher(run_dir, board, view, RetryBudget(config.resources), wait)
     try:
-        tuner = _make_tuner(config, run_dir, resume=resume)
+        tuner = _make_tuner(config, run_dir, watcher)
         with watcher.running():
             results = tuner.fit()
     finally:
@@ -397,17 +425,14 @@ def _drive(config: RunConfig, run_dir: Path, *, resume: bool, view: LiveView) ->
     return _conclude(watcher, results, run_dir)
 
 
-def _make_tuner(config: RunConfig, run_dir: Path, *, resume: bool) -> Any:
+def _make_tuner(config: RunConfig, run_dir: Path, watcher: RunWatcher) -> Any:
     from ray import tune
 
     from orchestrator.controller import cotrain_trial
+    from orchestrator.retries import WITHOUT_END, trial_events
 
     trainable = tune.with_resources(cotrain_trial, placement_factory(plan_placement(config)))
     experiment = run_dir / "checkpoints"
-    if resume and tune.Tuner.can_restore(str(experiment)):
-        return tune.Tuner.restore(
-            str(experiment), trainable, resume_unfinished=True, resume_errored=True
-        )
     return tune.Tuner(
         trainable,
         param_space={"run_dir": str(run_dir)},
@@ -418,7 +443,8 @@ def _make_tuner(config: RunConfig, run_dir: Path, *, resume: bool) -> Any:
         run_config=tune.RunConfig(
             name=experiment.name,
             storage_path=str(run_dir),
-            failure_config=tune.FailureConfig(max_failures=config.resources.max_retries),
+            failure_config=tune.FailureConfig(max_failures=WITHOUT_END),
+            callbacks=[trial_events(watcher)],
             verbose=0,
         ),
     )
@@ -432,7 +458,7 @@ def placement_factory(plan: PlacementPlan) -> Any:
     return tune.PlacementGroupFactory(plan.bundles, strategy=plan.strategy, **pinned)
 
 
-def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
+def _conclude(watcher: RunWatcher, results: Any, run_dir: Path) -> RunResult:
     """The result of a run, or the error that ended it."""
     progress = watcher.progress
     if watcher.outcome == "failed":
@@ -448,76 +474,14 @@ def _conclude(watcher: _Watcher, results: Any, run_dir: Path) -> RunResult:
             run_dir=run_dir,
             iteration=progress.iteration,
             evaluations={name: dict(v) for name, v in progress.evaluations.items()},
-            retries=watcher.retries,
+            retries=watcher.budget.restarts,
+            signal=watcher.signal,
         )
-    if watcher.signalled:
+    if watcher.given_up:
+        advice = "--resume goes on from the last checkpoint" if saved else "nothing was saved yet"
+        raise RunFailed(f"{watcher.given_up}; {advice}")
+    if watcher.signal is not None:
         advice = "--resume goes on from the last one" if saved else "there is none yet"
         raise RunFailed(f"stopped without writing a checkpoint; {advice}")
     error = results.errors[0] if results.num_errors else "no error was reported"
-    raise RunFailed(f"the run was given up after {watcher.retries} restart(s): {error}")
-
-
-class _Watcher:
-    """Reads the notice board, shows it, and turns signals into a stop with a checkpoint."""
-
-    def __init__(self, board: Any, view: LiveView, file: ProgressFile) -> None:
-        self.board, self.view, self.file = board, view, file
-        self.progress: Progress | None = None
-        self.outcome, self.error = "", ""
-        self.retries = 0
-        self.signalled = False
-        self._signalled_s = 0.0
-        self._done = threading.Event()
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Watch while the body runs, with SIGINT and SIGTERM trapped."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        thread = threading.Thread(target=self._watch, name="colad-watch", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            self._done.set()
-            thread.join(timeout=10)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-        self._read()
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signalled:  # asked twice: do not wait for the checkpoint
-            os.kill(os.getpid(), signal.SIGUSR1)
-            return
-        self.signalled, self._signalled_s = True, time.monotonic()
-
-    def _watch(self) -> None:
-        asked = False
-        while not self._done.wait(POLL_S):
-            self._read()
-            if self.signalled and not asked:
-                asked = True
-                self.view.message("stopping: writing a checkpoint first")
-                self.board.request_stop.remote()
-            late = asked and time.monotonic() - self._signalled_s > STOP_GRACE_S
-            if self.outcome in ("stopped", "failed") or late:
-                # Tune ends its loop at this signal and leaves the trial unfinished, to be resumed.
-                os.kill(os.getpid(), signal.SIGUSR1)
-                return
-
-    def _read(self) -> None:
-        import ray
-
-        try:
-            notice = ray.get(self.board.read.remote(), timeout=30)
-        except ray.exceptions.RayError as error:
-            logger.warning("the notice board does not answer: %s", error)
-            return
-        for text in notice.messages:
-            self.retries += "going on from the last checkpoint" in text
-            self.view.message(text)
-        if notice.progress is not None and notice.progress != self.progress:
-            self.progress = notice.progress
-            self.view.update(dataclasses.replace(notice.progress, retries=self.retries))
-        self.outcome, self.error = notice.outcome, notice.error
-        progress = self.progress and dataclasses.replace(self.progress, retries=self.retries)
-        self.file.write(progress, self.outcome, self.error)
+    raise RunFailed(f"the run ended without a result: {error}")

@@ -61,14 +61,21 @@ def monitor_name(run_dir: str) -> str:
 
 
 def create_monitor(run_dir: str) -> Any:
-    """Create the board.
+    """Create the board, on the node of this process: another one may go away.
 
     Raises:
         ValueError: the name is taken: the run is being driven by another launcher.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    actor = ray.remote(num_cpus=0, max_concurrency=4, enable_task_events=False)(RunMonitor)
+    here = ray.get_runtime_context().get_node_id()
+    actor = ray.remote(
+        num_cpus=0,
+        max_concurrency=4,
+        enable_task_events=False,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=here, soft=False),
+    )(RunMonitor)
     return actor.options(name=monitor_name(run_dir), namespace=NAMESPACE).remote()
 
 

@@ -20,6 +20,7 @@ ALLOWED = {
 ASSIGNER_LIBRARIES = {"torch", "numpy"}
 RAY_MODULES = {
     "actors.py",
+    "calls.py",
     "controller.py",
     "launcher.py",
     "metrics.py",
@@ -27,9 +28,12 @@ RAY_MODULES = {
     "nodes.py",
     "preflight.py",
     "proposals.py",
+    "retries.py",
+    "run_watch.py",
     "trackers.py",
     "trial.py",
     "tuner.py",
+    "waiting.py",
     "watch.py",
 }
 

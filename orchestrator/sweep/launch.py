@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import RunConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.evaluation import check_backend
 from orchestrator.launcher import (
     connected,
@@ -27,6 +27,7 @@ from orchestrator.sweep.status import read_status
 from orchestrator.sweep.trackers import Trackers
 from orchestrator.sweep.tuner import SCHEDULERS, check_scheduler, make_tuner
 from orchestrator.sweep.watch import Watcher
+from orchestrator.waiting import ResourceWait, check_wait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,13 @@ class SweepResult:
     sweep_dir: Path
     outcomes: dict[str, str]
     """Trial to ``finished``, ``failed``, ``stopped`` (by the scheduler) or ``unfinished``."""
-    interrupted: bool
+    signal: int | None = None
+    """What stopped it, if something did."""
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether ``--resume`` has something to go on with."""
+        return self.signal is not None
 
 
 def launch_sweep(
@@ -49,6 +56,7 @@ def launch_sweep(
     concurrency: int | None,
     say: Callable[[str], None],
     trackers: Trackers | None = None,
+    wait_s: float | None = None,
 ) -> SweepResult:
     """Run the trials of a plan, as many at once as fit.
 
@@ -62,6 +70,7 @@ def launch_sweep(
         concurrency: trials at once; None: as many as the cluster holds.
         say: told one line about every trial that ends.
         trackers: other places to report to.
+        wait_s: how long to wait for resources; None: ``waiting.ResourceWait``.
 
     Raises:
         CoTrainError: before the first trial for everything that can be known then.
@@ -70,6 +79,7 @@ def launch_sweep(
         raise ConfigError(f"--scheduler {scheduler}: expected one of {', '.join(SCHEDULERS)}")
     if concurrency is not None and concurrency < 1:
         raise ConfigError(f"--concurrency {concurrency}: at least 1")
+    check_wait(wait_s)
     trackers = trackers or Trackers()
     trackers.check()
     layout = Layout(sweep_dir.resolve(), plan)
@@ -85,8 +95,9 @@ def launch_sweep(
         at_once = concurrency or _guess_at_once(configs, plan.size)
         modules = [name for config in configs for name in config.custom_imports]
         with connected(address, store * at_once, modules):
-            fitted = [fit_to_cluster(layout.config_of(trial)) for trial in layout.trials]
-            some = fitted[0] if fitted else fit_to_cluster(configs[0])
+            waits = bool(wait_s)
+            fitted = [fit_to_cluster(layout.config_of(t), wait=waits) for t in layout.trials]
+            some = fitted[0] if fitted else fit_to_cluster(configs[0], wait=waits)
             check_nodes(
                 plan_placement(some),
                 layout.sweep_dir,
@@ -98,18 +109,21 @@ def launch_sweep(
                 layout.add(trial, config)
             write_environment(layout.sweep_dir)
             layout.save()
-            watcher = Watcher(layout, plan.size, say)
+            wait = ResourceWait(plan_placement(some), wait_s, say)
+            watcher = Watcher(layout, plan.size, say, wait)
             at_once = _at_once(fitted or [some], concurrency, plan.size, say)
             tuner = make_tuner(layout, scheduler, at_once, watcher, trackers)
             with watcher.running(), warnings.catch_warnings():
                 # it means class trainables: a process of ours owns actors and a placement group
                 warnings.filterwarnings("ignore", message="Consider boosting PBT performance")
                 tuner.fit()
+    if watcher.given_up:
+        raise ResourceError(f"{watcher.given_up}; --resume goes on with the sweep")
     outcomes = {}
     for trial in layout.trials:
         status = read_status(layout.trial_dir(trial.id))
         outcomes[trial.id] = "unfinished" if status is None else status.outcome
-    return SweepResult(sweep_dir=layout.sweep_dir, outcomes=outcomes, interrupted=watcher.signalled)
+    return SweepResult(sweep_dir=layout.sweep_dir, outcomes=outcomes, signal=watcher.signal)
 
 
 def _guess_at_once(configs: list[RunConfig], size: int) -> int:

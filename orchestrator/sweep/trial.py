@@ -95,9 +95,9 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
         )
         if outcome is Outcome.STOPPED:
             _await_end(board)
-    except NetworkLostError:
-        raise
     except CoTrainError as error:
+        if error.retryable:
+            raise
         reason = f"{type(error).__name__}: {error}"
     except Exception:
         reason = traceback.format_exc()

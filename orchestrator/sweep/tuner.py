@@ -9,6 +9,7 @@ from orchestrator.config import RunConfig, load_config
 from orchestrator.errors import ConfigError
 from orchestrator.launcher import placement_factory
 from orchestrator.placement import plan_placement
+from orchestrator.retries import WITHOUT_END, trial_events
 from orchestrator.sweep.draws import Domain, clip
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import SweepPlan, Trial
@@ -116,12 +117,10 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=f"launch-{sum(1 for _ in launches.glob('launch-*')) + 1}",
             storage_path=str(launches),
-            failure_config=tune.FailureConfig(
-                max_failures=max(config.resources.max_retries for config in configs)
-            ),
+            failure_config=tune.FailureConfig(max_failures=WITHOUT_END),
             stop={"iterations": longest} if scheduler == "pbt" else None,
             callbacks=[
-                _make_callback(watcher),
+                trial_events(watcher),
                 *trackers.callbacks(layout.sweep_dir, changing=scheduler == "pbt"),
             ],
             verbose=0,
@@ -203,25 +202,3 @@ def _keep_in_range(domains: Mapping[str, Domain]) -> Callable[[dict[str, Any]], 
         return config
 
     return explore
-
-
-def _make_callback(watcher: Watcher) -> Any:
-    from ray import tune
-
-    class Ends(tune.Callback):
-        """Tells the watcher when Tune lets a trial go."""
-
-        def on_trial_complete(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            watcher.ended(str(trial), error=False)
-
-        def on_trial_error(
-            self, iteration: int, trials: list[Any], trial: Any, **info: Any
-        ) -> None:
-            watcher.ended(str(trial), error=True)
-
-        def __reduce__(self) -> Any:
-            return (tune.Callback, ())  # Tune stores the experiment; our watcher is not part of it
-
-    return Ends()

@@ -9,9 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-from orchestrator.launcher import STOP_GRACE_S
+from orchestrator.errors import NetworkLostError
+from orchestrator.retries import RetryBudget
+from orchestrator.run_watch import STOP_GRACE_S
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import Trial
 from orchestrator.sweep.status import (
@@ -22,33 +25,69 @@ from orchestrator.sweep.status import (
     read_status,
     write_status,
 )
+from orchestrator.waiting import ResourceWait, StoreWatch
 
 POLL_S = 0.25
 
 
 class Watcher:
-    """Notes how trials end, and turns Ctrl-C into checkpoints of the running ones."""
+    """Notes how trials end, counts their losses, and turns Ctrl-C into checkpoints.
 
-    def __init__(self, layout: Layout, size: int, say: Callable[[str], None]) -> None:
-        self.layout, self.size, self.say = layout, size, say
+    Args:
+        layout: the sweep.
+        size: how many trials there will be.
+        say: told a line for the user.
+        wait: for resources, while no trial runs.
+    """
+
+    def __init__(
+        self, layout: Layout, size: int, say: Callable[[str], None], wait: ResourceWait
+    ) -> None:
+        self.layout, self.size, self.say, self.wait = layout, size, say, wait
         self.trials: dict[str, Trial] = {}
         """Filled as trials become known."""
-        self.signalled = False
+        self.signal: int | None = None
+        """The first that came."""
+        self.given_up = ""
+        """Why, where the sweep was ended for lack of resources."""
+        self._budgets: dict[str, RetryBudget] = {}
+        self._running: set[str] = set()
+        self._store = StoreWatch(say)
         self._told: set[str] = set()
         self._done = threading.Event()
 
+    # -- what Tune tells (``retries.Watched``) --------------------------------------------------
+
+    def run_dir_of(self, trial: str) -> Path:
+        return self.layout.trial_dir(trial)
+
+    def started(self, trial: str) -> None:
+        self._running.add(trial)
+        self.wait.end()
+
+    def lost(self, trial: str, cause: BaseException) -> bool:
+        self._rests(trial)
+        if not isinstance(cause, NetworkLostError):
+            return False
+        budget = self._budgets.setdefault(trial, RetryBudget(self.trials[trial].config.resources))
+        if budget.spend(cause):
+            self.say(f"{trial}: {budget.going_on(cause)}")
+            return True
+        reason = budget.given_up(cause)
+        write_status(self.run_dir_of(trial), TrialStatus(outcome=FAILED, reason=reason))
+        return False
+
     def ended(self, trial: str, *, error: bool) -> None:
-        """Tune let the trial go: it returned, failed too often, or the scheduler stopped it."""
-        if trial in self._told or self.signalled:
+        self._rests(trial)
+        if trial in self._told or self.signal is not None:
             return
         self._told.add(trial)
         run_dir = self.layout.trial_dir(trial)
         status = read_status(run_dir)
         if status is None:
-            retries = self.trials[trial].config.resources.max_retries
             status = TrialStatus(
                 outcome=FAILED if error else STOPPED,
-                reason=f"given up after {retries} restart(s)" if error else "by the scheduler",
+                reason="it could not be started" if error else "by the scheduler",
             )
             write_status(run_dir, status)
         last = "" if status.outcome == FINISHED else f": {status.reason.strip().splitlines()[-1]}"
@@ -59,11 +98,19 @@ class Watcher:
             f"({what}, seed {self.trials[trial].seed}){last}"
         )
 
+    def _rests(self, trial: str) -> None:
+        self._running.discard(trial)
+        if not self._running:
+            self.wait.begin()
+
+    # -- while it runs --------------------------------------------------------------------------
+
     @contextmanager
     def running(self) -> Iterator[None]:
         """Trap signals while the body runs."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         thread = threading.Thread(target=self._watch, name="colad-sweep", daemon=True)
+        self.wait.begin()
         thread.start()
         try:
             yield
@@ -74,15 +121,18 @@ class Watcher:
                 signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.signalled:  # asked twice: do not wait for checkpoints
+        if self.signal is not None:  # asked twice: do not wait for checkpoints
             os.kill(os.getpid(), signal.SIGUSR1)
-        self.signalled = True
+        self.signal = number
 
     def _watch(self) -> None:
         while not self._done.wait(POLL_S):
-            if self.signalled:
+            self._store.check(time.monotonic())
+            self.given_up = self.wait.check()
+            if self.signal is not None:
                 self.say("stopping: the running trials write their checkpoints first")
                 self._stop_trials()
+            if self.signal is not None or self.given_up:
                 os.kill(os.getpid(), signal.SIGUSR1)  # Tune ends its loop
                 return
 

@@ -87,7 +87,7 @@ def test_too_many_losses_end_the_run(train: Train, tmp_path: Path) -> None:
     from orchestrator.launcher import RunFailed
 
     kill_later(tmp_path / "run", lambda p: p["networks"]["r18"][0]["pid"], after=5)
-    with pytest.raises(RunFailed, match="given up after 1 restart"):
+    with pytest.raises(RunFailed, match="given up after 0 restart"):
         train(CHECKPOINTS, "resources.max_retries=0", "train.max_iterations=200")
 
 
@@ -97,21 +97,29 @@ def test_interrupt_then_resume(
     undisturbed: dict[str, Any],
     small_overrides: Sequence[str],
 ) -> None:
-    """Ctrl-C on the command line: a checkpoint, exit code 130; --resume: the same weights."""
+    """SIGTERM to the launcher and all of its group, as `timeout` sends it: a checkpoint, exit code
+    143; --resume: the same weights."""
     expected = reference(train, undisturbed)
     run_dir = tmp_path / "interrupted"
     command = [sys.executable, "-m", "orchestrator.cli", "train", str(CONFIG)]
     command += ["--work-dir", str(run_dir), "--set", *small_overrides]
     command += [CHECKPOINTS, "resources.gpus_per_network=0"]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     deadline = time.monotonic() + 120
     while not list(run_dir.glob("checkpoints/trial/checkpoint_*/state.json")):
         assert time.monotonic() < deadline and first.poll() is None
         time.sleep(0.05)
-    first.send_signal(signal.SIGINT)
+    os.killpg(first.pid, signal.SIGTERM)
     printed, _ = first.communicate(timeout=120)
-    assert first.returncode == 130, printed
+    assert first.returncode == 143, printed
     assert "stopped at iteration" in printed
     second = subprocess.run(
         [*command[:5], "--resume", *command[5:]],

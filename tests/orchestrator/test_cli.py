@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from orchestrator import cli
 from orchestrator.config import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import ResourceError
-from orchestrator.launcher import check_shared_memory, feed_store_bytes, launch
+from orchestrator.launcher import RunResult, check_shared_memory, feed_store_bytes, launch
 from orchestrator.live_view import LiveView
 from orchestrator.local_run import run_locally
 from tests.support.runs import ROOT, SMALL
@@ -298,3 +299,41 @@ def test_finished_run_is_told_from_one_to_go_on_with(dataset: Path, tmp_path: Pa
     assert result is not None and result.iteration == 2 and "AP50" in result.evaluations["r18"]
     longer = load_config(PAA, [f"data.root={dataset}", *small, "train.max_iterations=4"])
     assert finished_run(tmp_path, longer) is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_exit_code_of_a_stopped_run(
+    colad: Colad,
+    dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+) -> None:
+    waited: list[float | None] = []
+
+    def stopped(
+        config: object, run_dir: Path, *, wait_s: float | None, **rest: object
+    ) -> RunResult:
+        waited.append(wait_s)
+        return RunResult(
+            outcome="stopped",
+            run_dir=run_dir,
+            iteration=7,
+            evaluations={},
+            retries=1,
+            signal=number,
+        )
+
+    monkeypatch.setattr("orchestrator.launcher.launch", stopped)
+    train = ("train", "--work-dir", tmp_path, PAA, f"data.root={dataset}")
+    assert colad(*train)[0] == code
+    assert colad(*train, "--wait-for-resources")[0] == code
+    assert colad(*train[:1], "--wait-for-resources", "90", *train[1:])[0] == code
+    assert waited == [None, float("inf"), 90.0]
+
+
+def test_negative_wait(colad: Colad, dataset: Path, tmp_path: Path) -> None:
+    train = ("train", "--wait-for-resources", "-5", "--work-dir", tmp_path, PAA)
+    code, _, told = colad(*train, f"data.root={dataset}")
+    assert code == 2 and "--wait-for-resources -5" in told

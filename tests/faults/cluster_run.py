@@ -1,0 +1,86 @@
+"""A run on a cluster of this machine, one of whose nodes is lost: a process of its own.
+
+``python -m tests.faults.cluster_run JSON`` with ``fault`` (``raylet``: kill -9; ``remove``), the
+nodes' number, the moment and the run. Prints ``FAULT`` when it strikes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from orchestrator.quiet import quiet_environment
+
+quiet_environment()
+
+import ray  # noqa: E402
+from ray.cluster_utils import Cluster  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from orchestrator.config import load_config  # noqa: E402
+from orchestrator.errors import CoTrainError  # noqa: E402
+from orchestrator.launcher import launch  # noqa: E402
+from orchestrator.live_view import LiveView  # noqa: E402
+from tests.faults.harness import Moment  # noqa: E402
+from tests.support.runs import CONFIG, processes  # noqa: E402
+
+NODE = dict(num_cpus=1, object_store_memory=150 * 2**20)
+QUICK = dict(
+    health_check_initial_delay_ms=0,
+    health_check_period_ms=500,
+    health_check_timeout_ms=1000,
+    health_check_failure_threshold=4,
+)
+"""A lost node is noticed after some seconds instead of 15."""
+
+
+def strike(cluster: Any, fault: str, moment: Moment, run_dir: Path, head: str) -> None:
+    """Lose the node of a network that is not the head's."""
+    moment.wait(run_dir, lambda: True)
+    nodes = {ranks[0]["node_id"] for ranks in processes(run_dir)["networks"].values()}
+    victim = next(node for node in cluster.list_all_nodes() if node.node_id in nodes - {head})
+    print(f"FAULT on node {victim.node_id[:8]}", flush=True)
+    if fault == "raylet":
+        raylet = victim.all_processes["raylet"][0].process
+        os.kill(raylet.pid, signal.SIGKILL)
+    else:
+        cluster.remove_node(victim, allow_graceful=False)
+
+
+def main(request: dict[str, Any]) -> int:
+    """Train, and lose a node meanwhile; the exit code of ``colad train``."""
+    run_dir = Path(request["run_dir"])
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
+        head_args = {**NODE, "include_dashboard": False, "temp_dir": folder}
+        cluster = Cluster(
+            initialize_head=True, head_node_args={**head_args, "_system_config": QUICK}
+        )
+        for _ in range(request["nodes"]):
+            cluster.add_node(**NODE)
+        ray.init(address=cluster.address, log_to_driver=False)
+        moment = Moment(request["after"], request["delay_s"])
+        head = cluster.head_node.node_id
+        arguments = (cluster, request["fault"], moment, run_dir, head)
+        threading.Thread(target=strike, args=arguments, daemon=True).start()
+        code = 0
+        try:
+            with LiveView(Console(width=200), title="faults") as view:
+                config = load_config(CONFIG, request["overrides"])
+                result = launch(config, run_dir, resume=False, address=None, view=view)
+            print(f"{result.outcome} at iteration {result.iteration}", flush=True)
+        except CoTrainError as error:
+            print(f"{type(error).__name__}: {error}", flush=True)
+            code = 2
+        ray.shutdown()
+        cluster.shutdown()
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(json.loads(sys.argv[1])))

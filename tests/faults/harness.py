@@ -1,0 +1,227 @@
+"""Runs to be disturbed: started as a user starts them, watched from outside."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.runs import CONFIG, ROOT, SMALL, processes
+
+ITERATIONS = 20
+INTERVAL = 2
+OVERRIDES = (
+    *SMALL,
+    f"train.max_iterations={ITERATIONS}",
+    f"checkpoint.interval={INTERVAL}",
+    "checkpoint.keep=20",
+    "resources.gpus_per_network=0",
+)
+END_S = 240.0
+"""Every run must end within this time, whatever happens to it."""
+GONE_S = 90.0
+"""So long after the end, no process of a run may be left. Of a killed Ray, its agents look for the
+control store for 60 s before they end."""
+
+
+class Family:
+    """All processes that descend from one, also those whose parents have died meanwhile."""
+
+    def __init__(self, root: int) -> None:
+        self._known = {root: _started(root)}
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        while not self._done.wait(0.2):
+            self.look()
+
+    def look(self) -> None:
+        """Add the children of known processes."""
+        parents = _parents()
+        grown = True
+        while grown:
+            new = [pid for pid, ppid in parents.items() if ppid in self._known]
+            new = [pid for pid in new if pid not in self._known]
+            grown = bool(new)
+            self._known.update({pid: _started(pid) for pid in new})
+
+    def alive(self) -> dict[int, str]:
+        """Those that still run, with the beginnings of their command lines."""
+        return {
+            pid: _command(pid)
+            for pid, started in list(self._known.items())
+            if started and _started(pid) == started
+        }
+
+    def orphans(self, within_s: float = GONE_S) -> dict[int, str]:
+        """Those that are left after some time."""
+        self._done.set()
+        self._thread.join()
+        until = time.monotonic() + within_s
+        while (left := self.alive()) and time.monotonic() < until:
+            time.sleep(0.2)
+        return left
+
+
+def _parents() -> dict[int, int]:
+    found = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            fields = _stat(int(entry))
+            if fields:
+                found[int(entry)] = int(fields[1])
+    return found
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of ``/proc/PID/stat`` from the state on; empty where there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def _started(pid: int) -> str:
+    """When a process began, in ticks; empty if it is gone, or dead and not yet waited for."""
+    fields = _stat(pid)
+    return fields[19] if fields and fields[0] not in "ZX" else ""
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")[:120]
+    except OSError:
+        return ""
+
+
+@dataclass
+class Launched:
+    """A command that trains, its output with times, and its processes."""
+
+    process: subprocess.Popen[str]
+    run_dir: Path
+    lines: list[tuple[float, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.family = Family(self.process.pid)
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic(), line.rstrip("\n")))
+
+    def end(self) -> int:
+        """Exit code; an error if the run does not end in time."""
+        code = self.process.wait(END_S)
+        self.reader.join(5)
+        return code
+
+    @property
+    def text(self) -> str:
+        """Everything printed, on one line: what is said may have been broken into lines."""
+        return " ".join(" ".join(line for _, line in self.lines).split())
+
+    def time_of(self, words: str, after: float = 0.0) -> float | None:
+        """When a line with ``words`` came first after a time."""
+        return next((t for t, line in list(self.lines) if t > after and words in line), None)
+
+
+def environment() -> dict[str, str]:
+    """Of a user without a cluster."""
+    return {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+
+
+@contextmanager
+def launched(command: Sequence[str], run_dir: Path) -> Iterator[Launched]:
+    """A command under watch; killed at the end of the block if it still runs."""
+    process = subprocess.Popen(
+        list(command),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    run = Launched(process, run_dir)
+    try:
+        yield run
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(30)
+        for pid in run.family.orphans(10):
+            os.kill(pid, signal.SIGKILL)
+        run.reader.join(10)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def train_command(data_root: Path, run_dir: Path, *more: str, resume: bool = False) -> list[str]:
+    """``colad train`` of the tiny run."""
+    flags = ["--resume"] if resume else []
+    return [
+        *(sys.executable, "-m", "orchestrator.cli", "train", str(CONFIG)),
+        *("--work-dir", str(run_dir), *flags, "--set", f"data.root={data_root}"),
+        *(*OVERRIDES, *more),
+    ]
+
+
+def saved(run_dir: Path) -> list[int]:
+    """Iterations of the checkpoints on the disk."""
+    states = (run_dir / "checkpoints" / "trial").glob("checkpoint_*/state.json")
+    return sorted(int(state.parent.name.rpartition("_")[2]) for state in states)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When a fault comes: so long after a checkpoint; 0: after the processes have started."""
+
+    after: int
+    delay_s: float
+
+    @classmethod
+    def draw(cls, fault: str, index: int) -> Moment:
+        """The first of each fault lies in the middle of the run, the others anywhere."""
+        rng = random.Random(f"{fault} {index}")
+        if index == 0:
+            return cls(rng.randrange(3, 6) * INTERVAL, rng.uniform(0, 0.2))
+        if rng.random() < 0.2:
+            return cls(0, rng.uniform(0, 4))
+        return cls(rng.randrange(1, 8) * INTERVAL, rng.uniform(0, 0.3))
+
+    def wait(self, run_dir: Path, alive: Callable[[], bool]) -> None:
+        """Return when it has come."""
+        until = time.monotonic() + END_S
+        while not self._reached(run_dir):
+            assert alive() and time.monotonic() < until, "the run ended before its moment"
+            time.sleep(0.01)
+        time.sleep(self.delay_s)
+
+    def _reached(self, run_dir: Path) -> bool:
+        if self.after == 0:
+            return (run_dir / "processes.json").exists()
+        return max(saved(run_dir), default=0) >= self.after
+
+
+def pid_of(run_dir: Path, who: str) -> int:
+    """Of ``controller``, ``feeder``, or a network by its name."""
+    places: dict[str, Any] = processes(run_dir)
+    if who == "controller":
+        return int(places["controller"]["pid"])
+    if who == "feeder":
+        return int(places["feeders"][0]["pid"])
+    return int(places["networks"][who][0]["pid"])

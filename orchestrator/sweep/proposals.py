@@ -13,10 +13,10 @@ from ray.tune.search import Searcher
 
 from orchestrator.launcher import fit_to_cluster
 from orchestrator.runlog import read_log
+from orchestrator.sweep.draws import as_tune_domain
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import Trial
 from orchestrator.sweep.status import FAILED, read_status
-from orchestrator.sweep.tuner import as_tune_domain
 
 SEED = 0
 

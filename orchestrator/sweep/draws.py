@@ -125,18 +125,3 @@ def _value_of(config: RunConfig, name: str) -> Any:
             raise ConfigError(f"{name}: the base configuration has no such field to search in")
         value = getattr(value, part)
     return value
-
-
-def as_tune_domain(domain: Domain, *, listed: bool = False) -> Any:
-    """A domain in Tune's terms.
-
-    Args:
-        domain: the domain.
-        listed: choices as a list, whose order counts, instead of a categorical domain.
-    """
-    from ray import tune
-
-    if isinstance(domain, Choice):
-        return list(domain.values) if listed else tune.choice(list(domain.values))
-    space = tune.loguniform if domain.log else tune.uniform
-    return space(domain.low, domain.high)

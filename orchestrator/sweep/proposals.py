@@ -13,7 +13,6 @@ from ray.tune.search import Searcher
 
 from orchestrator.launcher import fit_to_cluster
 from orchestrator.runlog import read_log
-from orchestrator.sweep.draws import as_tune_domain
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import Trial
 from orchestrator.sweep.status import FAILED, read_status
@@ -27,9 +26,15 @@ class OptunaTrials(Searcher):
     Args:
         layout: the sweep's directory, with the trials of earlier launches.
         describe: a trial as the trainable takes it.
+        domains: of the fields, in Tune's terms.
     """
 
-    def __init__(self, layout: Layout, describe: Callable[[Trial], dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        describe: Callable[[Trial], dict[str, Any]],
+        domains: dict[str, Any],
+    ) -> None:
         super().__init__(metric="AP", mode="max")
         import optuna
         from ray.tune.search.optuna import OptunaSearch
@@ -44,7 +49,6 @@ class OptunaTrials(Searcher):
         points = [trial.params for trial in self._waiting]
         if not layout.trials:
             points = [layout.plan.start]  # the base as it is, first
-        domains = {name: as_tune_domain(d) for name, d in layout.plan.domains.items()}
         self._optuna = OptunaSearch(
             domains,
             metric="AP",

@@ -10,12 +10,13 @@ from orchestrator.errors import ConfigError
 from orchestrator.launcher import placement_factory
 from orchestrator.placement import plan_placement
 from orchestrator.retries import WITHOUT_END, trial_events
-from orchestrator.sweep.draws import Domain, as_tune_domain, clip
+from orchestrator.sweep.draws import Domain, clip
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import SweepPlan, Trial
 from orchestrator.sweep.population import current_params
 from orchestrator.sweep.trackers import Trackers
 from orchestrator.sweep.watch import Watcher
+from tune_spaces.space import Choice
 
 SCHEDULERS = ("none", "asha", "median", "pbt")
 
@@ -94,8 +95,10 @@ def make_tuner(
     if plan.samples:
         from orchestrator.sweep.proposals import OptunaTrials
 
+        domains = {name: _as_tune_domain(domain) for name, domain in plan.domains.items()}
         searched = dict(
-            search_alg=OptunaTrials(layout, describe), num_samples=_left(layout, plan.samples)
+            search_alg=OptunaTrials(layout, describe, domains),
+            num_samples=_left(layout, plan.samples),
         )
     else:
         space["trial"] = tune.grid_search([describe(trial) for trial in layout.trials])
@@ -175,7 +178,22 @@ def _make_scheduler(name: str, plan: SweepPlan, configs: Sequence[RunConfig], lo
 
 def _mutations(domains: Mapping[str, Domain]) -> dict[str, Any]:
     """The domains as Tune draws from them anew; otherwise it moves a value up or down."""
-    return {name: as_tune_domain(domain, listed=True) for name, domain in domains.items()}
+    return {name: _as_tune_domain(domain, listed=True) for name, domain in domains.items()}
+
+
+def _as_tune_domain(domain: Domain, *, listed: bool = False) -> Any:
+    """A domain in Tune's terms.
+
+    Args:
+        domain: the domain.
+        listed: choices as a list, whose order counts, instead of a categorical domain.
+    """
+    from ray import tune
+
+    if isinstance(domain, Choice):
+        return list(domain.values) if listed else tune.choice(list(domain.values))
+    space = tune.loguniform if domain.log else tune.uniform
+    return space(domain.low, domain.high)
 
 
 def _keep_in_range(domains: Mapping[str, Domain]) -> Callable[[dict[str, Any]], dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pprint
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +13,17 @@ from orchestrator.errors import ConfigError
 from orchestrator.report.compare import comparison_page
 from orchestrator.report.costs import costs_section
 from orchestrator.report.curves import ap_section, final_table, loss_section, time_section
-from orchestrator.report.page import Html, details, element, join, page, paragraph, section, table
+from orchestrator.report.page import (
+    Html,
+    details,
+    element,
+    join,
+    note_list,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from orchestrator.report.pictures import (
     assignment_section,
     pick_scenes,
@@ -22,6 +33,7 @@ from orchestrator.report.pictures import (
 from orchestrator.report.quality import class_section, error_section
 from orchestrator.report.run_data import RunData, read_run
 from orchestrator.report.teaching import positives_section, teaching_section
+from orchestrator.runlog import read_log
 
 PAGE = "index.html"
 
@@ -37,9 +49,12 @@ def report_runs(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
         The page.
 
     Raises:
-        ConfigError, CheckpointError: a folder is no run, or its log cannot be read.
+        ConfigError, CheckpointError: a folder is no run, is given twice, or its log cannot be read.
     """
     runs = [read_run(path) for path in run_dirs]
+    twice = [path.name for path, n in Counter(run.run_dir for run in runs).items() if n > 1]
+    if twice:
+        raise ConfigError(f"given twice: {', '.join(twice)}; one run is no second sample of itself")
     folder = out
     if folder is None:
         first = runs[0].run_dir
@@ -107,14 +122,7 @@ def _lead(run: RunData) -> list[Html]:
     if len(run.evaluations):
         lead.append(final_table(run))
         lead.append(paragraph("In percent, on the validation split; a dash: no such boxes.", "dim"))
-    if run.lacks:
-        items = (element("li", text) for text in dict.fromkeys(run.lacks))
-        lead.append(
-            element(
-                "div", element("b", "What this page lacks"), element("ul", *items), class_="note"
-            )
-        )
-    return lead
+    return [*lead, *note_list("What this page lacks", dict.fromkeys(run.lacks))]
 
 
 def setup_section(run: RunData) -> Html:
@@ -137,6 +145,21 @@ def setup_section(run: RunData) -> Html:
             if rows
             else paragraph("Not recorded."),
             paragraph(f"Classes: {classes}."),
+            *_changes(run),
             details("config.py (every field)", element("pre", config)),
         ]
     )
+
+
+def _changes(run: RunData) -> list[Html]:
+    """What a population-based search changed while this trial trained."""
+    log = read_log(run.run_dir, "changes")
+    if not len(log):
+        return []
+    rows = [
+        [str(row["iteration"]), row["source"], row["before"], row["params"]]
+        for row in log.to_dict("records")
+    ]
+    head = ["from iteration", "taken over from", "values before", "values since"]
+    text = "Values changed while this run trained (population-based search):"
+    return [paragraph(text), table(head, rows, wrap_last=True)]

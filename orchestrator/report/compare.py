@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,17 @@ import pandas as pd
 from orchestrator.evaluation import METRIC_NAMES
 from orchestrator.report.charts import MAX_POINTS, Series, line_chart, smooth
 from orchestrator.report.curves import number
-from orchestrator.report.page import Html, figure, grid, join, page, paragraph, section, table
+from orchestrator.report.page import (
+    Html,
+    figure,
+    grid,
+    join,
+    note_list,
+    page,
+    paragraph,
+    section,
+    table,
+)
 from orchestrator.report.run_data import RunData
 
 # Student's t, 97.5 %, for 1 to 30 degrees of freedom; beyond, the normal distribution's is near.
@@ -82,12 +95,52 @@ def group_runs(runs: Sequence[RunData]) -> list[Setting]:
         else:
             found.append(run)
     differing = _differing([flat for flat, _ in groups])
+    labels = run_labels(runs)
     named = []
     for flat, members in groups:
         words = [f"{key} = {flat.get(key, 'unset')}" for key in differing]
         text = ", ".join(words) if len(groups) > 1 and len(", ".join(words)) <= 60 else ""
-        named.append(Setting(name=text or members[0].name, runs=tuple(members)))
+        named.append(Setting(name=text or labels[members[0].run_dir], runs=tuple(members)))
     return named
+
+
+def run_labels(runs: Sequence[RunData]) -> dict[Path, str]:
+    """The names of the run directories, with the folders that tell equal ones apart."""
+    if len({run.name for run in runs}) == len(runs):
+        return {run.run_dir: run.name for run in runs}
+    above = os.path.commonpath([run.run_dir.parent for run in runs])
+    return {run.run_dir: os.path.relpath(run.run_dir, above) for run in runs}
+
+
+def doubts(settings: Sequence[Setting]) -> list[str]:
+    """What makes the numbers of the runs less comparable than they look."""
+    runs = [run for setting in settings for run in setting.runs]
+    labels = run_labels(runs)
+    found = []
+    measured = {_validation(run): labels[run.run_dir] for run in reversed(runs)}
+    if len(measured) > 1:
+        kinds = [f"{name} on {n} images with {b} boxes" for (n, b, _), name in measured.items()]
+        found.append(f"Not all were evaluated on the same data: {', '.join(reversed(kinds))}.")
+    short = [
+        f"{labels[run.run_dir]} at {run.done} of {length}"
+        for run in runs
+        if (length := run.config.train.max_iterations) is not None and run.done < length
+    ]
+    if short:
+        found.append(f"Not finished: {', '.join(short)}.")
+    for setting in settings:
+        counted = Counter(run.config.seed for run in setting.runs)
+        again = [str(seed) for seed, number in counted.items() if number > 1]
+        if again:
+            found.append(
+                f"{setting.name}: seed {', '.join(again)} more than once; such runs are no "
+                "independent samples, and the intervals come out too narrow."
+            )
+    return found
+
+
+def _validation(run: RunData) -> tuple[int, int, tuple[str, ...]]:
+    return run.data.val.num_images, run.data.val.num_boxes, run.data.classes
 
 
 def _flatten(value: Mapping[str, Any], path: str = "") -> list[tuple[str, str]]:
@@ -110,6 +163,7 @@ def comparison_page(runs: Sequence[RunData]) -> str:
     """The page on several runs as HTML text."""
     settings = group_runs(runs)
     most = max(len(setting.runs) for setting in settings)
+    labels = run_labels(runs)
     note = (
         "Mean over seeds, plus or minus half of the 95 % confidence interval (Student's t)."
         if most > 1
@@ -119,9 +173,10 @@ def comparison_page(runs: Sequence[RunData]) -> str:
         paragraph(f"{len(runs)} runs in {len(settings)} settings. {note}", "dim"),
         table(
             ["setting", "seeds", "run directories"],
-            [[s.name, s.seeds, ", ".join(r.name for r in s.runs)] for s in settings],
+            [[s.name, s.seeds, ", ".join(labels[r.run_dir] for r in s.runs)] for s in settings],
             wrap_last=True,
         ),
+        *note_list("Compare with care", doubts(settings)),
     ]
     parts = [
         ("numbers", "Final numbers", _numbers(settings)),
@@ -156,8 +211,10 @@ def _numbers(settings: Sequence[Setting]) -> Html:
     for setting in settings:
         for network in _evaluated([setting]):
             cells = [_plus_minus(*interval(_finals(setting, network, m))) for m in METRIC_NAMES[:6]]
-            rows.append([setting.name, network, str(len(setting.runs)), *cells])
-    return table(["setting", "network", "n", *METRIC_NAMES[:6]], rows)
+            after = sorted(int(value) for value in _finals(setting, network, "iteration"))
+            when = f"{after[0]}" if after[0] == after[-1] else f"{after[0]} to {after[-1]}"
+            rows.append([setting.name, network, str(len(after)), when, *cells])
+    return table(["setting", "network", "n", "after", *METRIC_NAMES[:6]], rows)
 
 
 def _plus_minus(mean: float, width: float) -> str:
@@ -196,7 +253,9 @@ def _curves(settings: Sequence[Setting]) -> Html:
         series = [s for setting in settings if (s := _ap_series(setting, network)) is not None]
         ends = [f"{one.name} {list(one.y)[-1]:.1f}" for one in series]
         drawing = line_chart("iteration", "AP (%)", series, from_zero=True)
-        text = f"Last: {'; '.join(ends)}. Bands: 95 % intervals over seeds."
+        text = f"Last: {'; '.join(ends)}."
+        if any(one.low is not None for one in series):
+            text += " Bands: 95 % intervals over seeds."
         figures.append(figure(network, drawing, text))
     return grid(figures) if figures else paragraph("No evaluation yet.")
 

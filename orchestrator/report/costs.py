@@ -111,7 +111,7 @@ def _mixture(
         label=["positive", "negative"],
     )
     fit = fit_mixture(torch.from_numpy(used)[None], torch.ones(1, len(used), dtype=torch.bool))
-    lines = 2
+    lines, means = 2, " No mixture could be fitted."
     if bool(fit.fitted[0]):
         x = np.linspace(bins[0], bins[-1], 200)
         parts, _ = fit.log_density(torch.from_numpy(x)[None])
@@ -121,13 +121,16 @@ def _mixture(
             y = np.where(density[index] < top, density[index], np.nan)
             axes.plot(x, y, color=COLOURS[1 + index], linestyle=("-", "--")[index], label=name)
         lines += 2
+        low, high = fit.means[0].tolist()
+        means = f" Means of the components: {low:.2f} and {high:.2f}."
     if not len(positive):
         name_lines(axes, lines)
-        return f"{len(used)} pairs enter the mixture; none became positive."
+        return f"{len(used)} pairs enter the mixture; none became positive.{means}"
     axes.axvline(positive.max(), color="#1a1a1b", linestyle=":", label="threshold")
     name_lines(axes, lines + 1)
     return (
-        f"{len(positive)} of {len(used)} pairs are positive, up to a cost of {positive.max():.2f}."
+        f"{len(positive)} of {len(used)} pairs are positive, up to a cost of "
+        f"{positive.max():.2f}.{means}"
     )
 
 

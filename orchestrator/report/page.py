@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
-_VOID = ("meta", "img", "br", "hr")
+_VOID = ("meta",)
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """Content security policy of the page: nothing is loaded, nothing runs."""
 
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --card: #f6f7f9; --text: #1a1a1a;
   --dim: #5b6470; --line: #d5d9df; --grid: #dfe3e8; --accent: #0b62a8;
-  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #b0508a; --c4: #7a6a00; --c5: #3a3a3a; }
+  --c0: #0072b2; --c1: #d55e00; --c2: #009e73; --c3: #7638c4; --c4: #5c3a00; --c5: #2a2a33; }
 @media (prefers-color-scheme: dark) { :root { --back: #121418; --card: #1b1e24; --text: #e8e8e8;
   --dim: #a5adb8; --line: #343a44; --grid: #30353e; --accent: #6db8f2;
-  --c0: #58b4f0; --c1: #ff9a4d; --c2: #3ccf9f; --c3: #e79ac6; --c4: #d8c645; --c5: #c8c8c8; } }
+  --c0: #5aa9f5; --c1: #ff8a45; --c2: #4fe8b2; --c3: #9a68ff; --c4: #f7ee4d; --c5: #9b7f88; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1320px; padding: 1rem 1.2rem 3rem; background: var(--back);
   color: var(--text); font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -35,8 +34,7 @@ div.grid + div.grid { margin-top: .9rem; }
 figure { margin: 0; padding: .6rem .7rem .7rem; background: var(--card); border-radius: 8px;
   min-width: 0; }
 figure h4 { margin: 0 0 .3rem; font-size: .93rem; overflow-wrap: anywhere; }
-figure svg, figure img { display: block; width: 100%; height: auto; margin: 0 auto; }
-figure svg { max-width: 470px; }
+figure svg { display: block; width: 100%; height: auto; margin: 0 auto; max-width: 470px; }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt; }
 figcaption { margin-top: .35rem; font-size: .86rem; color: var(--dim); overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; max-width: 100%; }
@@ -76,6 +74,14 @@ def paragraph(text: str, class_: str = "") -> Html:
     return element("p", text, **({"class_": class_} if class_ else {}))
 
 
+def note_list(title: str, items: Iterable[str]) -> list[Html]:
+    """A box with a list that a reader should not miss; nothing without items."""
+    points = [element("li", text) for text in items]
+    if not points:
+        return []
+    return [element("div", element("b", title), element("ul", *points), class_="note")]
+
+
 def section(anchor: str, title: str, *children: Html) -> Html:
     """A part of the page that the navigation can point at."""
     return element("section", element("h2", title), *children, id=anchor)
@@ -89,12 +95,6 @@ def figure(title: str, drawing: Html, reading: str) -> Html:
 def grid(figures: Sequence[Html]) -> Html:
     """Figures beside each other where there is room, below each other on a phone."""
     return element("div", *figures, class_="grid")
-
-
-def image(data: bytes, kind: str, description: str) -> Html:
-    """A picture inside the page; ``kind`` is ``"png"`` or ``"jpeg"``."""
-    code = base64.b64encode(data).decode("ascii")
-    return element("img", src=f"data:image/{kind};base64,{code}", alt=description)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], wrap_last: bool = False) -> Html:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
+from orchestrator.report.charts import TEXT
 from orchestrator.report.maps import COUNTS_FROM, AssignmentView, LevelMap
 from orchestrator.report.scenes import Scene
 
@@ -24,10 +25,14 @@ POSITIVE = LinearSegmentedColormap.from_list("positive", ["#b3430000", "#e67300b
 NEGATIVE = LinearSegmentedColormap.from_list("negative", ["#0072b200", "#2f8fd0a8"])
 BOX = "#ffffff"
 LIGHT = {"background": "#ffffff", "text": "#1a1a1a"}
-DARK = {"background": "#1b1e24", "text": "#e8e8e8"}
+PAGE = {"background": "none", "text": TEXT}
+"""For ``to_svg``: the page's own colours."""
+POSITIVE_SCALE = "positive weight (share of the object's largest)"
+NEGATIVE_SCALE = "negative weight (1: plain background)"
 _PANEL_IN, _GAP_IN, _BLOCK_GAP_IN = 1.5, 0.07, 0.22
 _LEFT_IN, _RIGHT_IN, _HEAD_IN, _FOOT_IN, _LEGEND_IN = 0.66, 0.12, 0.62, 0.42, 0.62
-_SUBHEAD_IN = 0.24
+_SUBHEAD_IN, _SCALE_IN = 0.24, 0.46
+_NARROW_IN = _LEFT_IN + 2 * _PANEL_IN + _GAP_IN + _RIGHT_IN
 _SMALL, _NORMAL = 8.0, 9.0
 
 
@@ -115,58 +120,56 @@ def draw_assignments(
     return canvas.figure
 
 
-def draw_view(
-    scene: Scene, view: AssignmentView, levels: Sequence[int], *, theme: Mapping[str, str]
-) -> Figure:
+def draw_view(scene: Scene, view: AssignmentView, levels: Sequence[int]) -> Figure:
     """One view alone, as wide as a phone: levels as rows, positive and negative as columns."""
     height, width = scene.pixels.shape[:2]
     panel = _PANEL_IN, _PANEL_IN * height / width
-    total = _LEFT_IN + 2 * panel[0] + _GAP_IN + _RIGHT_IN
-    canvas = _Canvas.make(total, _SUBHEAD_IN + len(levels) * (panel[1] + _GAP_IN) + _FOOT_IN, theme)
+    below = _SUBHEAD_IN + len(levels) * (panel[1] + _GAP_IN) + _FOOT_IN
+    canvas = _Canvas.make(_NARROW_IN, below + _SCALE_IN, PAGE)
     _draw_columns(canvas, scene, view, levels, (_LEFT_IN, 0.0), panel, first=True)
+    _column_scales(canvas, below)
     return canvas.figure
 
 
-def draw_history(
-    scene: Scene, moments: Sequence[tuple[str, AssignmentView]], *, theme: Mapping[str, str]
-) -> Figure:
-    """Positive weights of all levels together, one panel per moment, two in a row."""
+def draw_history(scene: Scene, moments: Sequence[tuple[str, AssignmentView]]) -> Figure:
+    """All levels together, moments as rows, positive and negative weights as columns.
+
+    A location is as positive as on its most positive level, and as negative as on its least
+    negative one.
+    """
     height, width = scene.pixels.shape[:2]
     panel = _PANEL_IN, _PANEL_IN * height / width
-    rows = -(-len(moments) // 2)
     step = _SUBHEAD_IN + panel[1]
-    canvas = _Canvas.make(
-        _LEFT_IN + 2 * panel[0] + _GAP_IN + _RIGHT_IN, rows * step + _FOOT_IN, theme
-    )
-    for number, (when, view) in enumerate(moments):
-        row, column = divmod(number, 2)
-        left = _LEFT_IN + column * (panel[0] + _GAP_IN)
-        canvas.write(left + panel[0] / 2, row * step + 0.05, when, ha="center")
-        axes = canvas.axes(left, row * step + _SUBHEAD_IN, *panel)
-        background(axes, scene)
-        together = np.max([level.positive for level in view.levels], axis=0)
-        overlay(axes, POSITIVE(together))
-        draw_boxes(axes, scene.batch.boxes)
-        last = number + 2 >= len(moments)
-        _pixel_ticks(axes, scene, canvas.text, left=column == 0, bottom=last)
-        if column == 0:
-            axes.set_ylabel("y (px)", color=canvas.text, size=_SMALL)
-        if last:
-            axes.set_xlabel("x (px)", color=canvas.text, size=_SMALL, labelpad=1)
+    below = _SUBHEAD_IN + len(moments) * step + _FOOT_IN
+    canvas = _Canvas.make(_NARROW_IN, below + _SCALE_IN, PAGE)
+    _name_columns(canvas, (_LEFT_IN, 0.0), panel[0])
+    for row, (when, view) in enumerate(moments):
+        top = _SUBHEAD_IN + row * step
+        canvas.write(_LEFT_IN, top + 0.05, when, weight="bold")
+        together = LevelMap(
+            stride=0,
+            positive=np.max([level.positive for level in view.levels], axis=0),
+            negative=np.min([level.negative for level in view.levels], axis=0),
+        )
+        for side in (0, 1):
+            left = _LEFT_IN + side * (panel[0] + _GAP_IN)
+            axes = canvas.axes(left, top + _SUBHEAD_IN, *panel)
+            _draw_level(axes, scene, together, side)
+            last = row == len(moments) - 1
+            _pixel_axes(axes, scene, canvas.text, "y (px)" if side == 0 else None, bottom=last)
+    _column_scales(canvas, below)
     return canvas.figure
 
 
-def draw_photo(scene: Scene, draw: Callable[[Axes], None], *, theme: Mapping[str, str]) -> Figure:
+def draw_photo(scene: Scene, draw: Callable[[Axes], None]) -> Figure:
     """One image with axes in pixels, as wide as a phone; ``draw`` fills it."""
     height, width = scene.pixels.shape[:2]
     size = 2 * _PANEL_IN, 2 * _PANEL_IN * height / width
     left = _LEFT_IN - 0.2
-    canvas = _Canvas.make(left + size[0] + _RIGHT_IN, 0.1 + size[1] + _FOOT_IN, theme)
+    canvas = _Canvas.make(left + size[0] + _RIGHT_IN, 0.1 + size[1] + _FOOT_IN, PAGE)
     axes = canvas.axes(left, 0.1, *size)
     draw(axes)
-    _pixel_ticks(axes, scene, canvas.text, left=True, bottom=True)
-    axes.set_xlabel("x (px)", color=canvas.text, size=_SMALL, labelpad=1)
-    axes.set_ylabel("y (px)", color=canvas.text, size=_SMALL)
+    _pixel_axes(axes, scene, canvas.text, "y (px)", bottom=True)
     return canvas.figure
 
 
@@ -200,21 +203,22 @@ def _draw_columns(
 ) -> None:
     """Both columns of heat maps with their names above."""
     left, top = corner
-    for side, name in enumerate(("positive", "negative")):
+    _name_columns(canvas, corner, panel[0])
+    for side in (0, 1):
         x = left + side * (panel[0] + _GAP_IN)
-        canvas.write(x + panel[0] / 2, top + 0.04, name, ha="center")
         for row, index in enumerate(levels):
             y = top + _SUBHEAD_IN + row * (panel[1] + _GAP_IN)
             axes = canvas.axes(x, y, *panel)
             _draw_level(axes, scene, view.levels[index], side)
-            outer = first and side == 0, row == len(levels) - 1
-            _pixel_ticks(axes, scene, canvas.text, left=outer[0], bottom=outer[1])
-            if outer[0]:
-                axes.set_ylabel(
-                    f"stride {view.levels[index].stride}\ny (px)", color=canvas.text, size=_SMALL
-                )
-            if outer[1]:
-                axes.set_xlabel("x (px)", color=canvas.text, size=_SMALL, labelpad=1)
+            label = f"stride {view.levels[index].stride}\ny (px)" if first and side == 0 else None
+            bottom = row == len(levels) - 1
+            _pixel_axes(axes, scene, canvas.text, label, bottom=bottom)
+
+
+def _name_columns(canvas: _Canvas, corner: tuple[float, float], width: float) -> None:
+    left, top = corner
+    for side, name in enumerate(("positive", "negative")):
+        canvas.write(left + side * (width + _GAP_IN) + width / 2, top + 0.04, name, ha="center")
 
 
 def _cut(text: str, length: int) -> str:
@@ -253,45 +257,51 @@ def draw_boxes(
         axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, **outline))
 
 
-def _pixel_ticks(axes: Axes, scene: Scene, colour: str, *, left: bool, bottom: bool) -> None:
+def _pixel_axes(axes: Axes, scene: Scene, colour: str, ylabel: str | None, *, bottom: bool) -> None:
+    """Ticks and names in pixels: at the left where there is a label, at the bottom where asked."""
     height, width = scene.pixels.shape[:2]
     step = next(s for s in (25, 50, 100, 200, 400, 1000, 10**6) if width / s <= 4.5)
     for ticks, size in ((axes.set_xticks, width), (axes.set_yticks, height)):
-        ticks(
-            range(0, int(0.93 * size) + 1, step)
-        )  # a number at the end would meet the next panel's
-    axes.tick_params(
-        labelsize=_SMALL - 1,
-        colors=colour,
-        length=2,
-        pad=1.5,
-        left=left,
-        labelleft=left,
-        bottom=bottom,
-        labelbottom=bottom,
-    )
+        # a number at the end would meet the next panel's
+        ticks(range(0, int(0.93 * size) + 1, step))
+    left = ylabel is not None
+    shown = dict(left=left, labelleft=left, bottom=bottom, labelbottom=bottom)
+    axes.tick_params(labelsize=_SMALL - 1, colors=colour, length=2, pad=1.5, **shown)
+    if ylabel is not None:
+        axes.set_ylabel(ylabel, color=colour, size=_SMALL)
+    if bottom:
+        axes.set_xlabel("x (px)", color=colour, size=_SMALL, labelpad=1)
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def _scale(canvas: _Canvas, left: float, top: float, width: float, side: int, label: str) -> None:
+    """The colours from 0 to 1 as they look on a grey image."""
+    axes = canvas.axes(left, top, width, 0.09)
+    extent = (0, 1, 0, 1)
+    axes.imshow([[0.36]], cmap="gray", vmin=0, vmax=1, extent=extent, aspect="auto")
+    colours = (POSITIVE, NEGATIVE)[side](np.linspace(0, 1, 256))[None]
+    axes.imshow(colours, extent=extent, aspect="auto")
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(labelsize=_SMALL - 1, colors=canvas.text, length=2, pad=1.5)
+    axes.set_xlabel(label, color=canvas.text, size=_SMALL - 1, labelpad=1)
+    axes.set_xticks([0, 0.5, 1])
+
+
+def _column_scales(canvas: _Canvas, top: float) -> None:
+    """Both colour scales below the columns of a narrow figure."""
+    for side, label in enumerate(("share of largest weight", "weight (1: background)")):
+        left = _LEFT_IN + side * (_PANEL_IN + _GAP_IN) + 0.08
+        _scale(canvas, left, top + 0.02, _PANEL_IN - 0.16, side, label)
 
 
 def _legend(canvas: _Canvas, top: float, left_out: bool) -> None:
     """Both colour scales, the boxes, and what is not shown."""
     width = min((canvas.width - _LEFT_IN - _RIGHT_IN - 0.3) / 2, 2.6)
-    for number, (colours, label) in enumerate(
-        (
-            (POSITIVE, "positive weight (share of the object's largest)"),
-            (NEGATIVE, "negative weight (1: plain background)"),
-        )
-    ):
-        axes = canvas.axes(_LEFT_IN + number * (width + 0.3), top + 0.03, width, 0.09)
-        axes.set_facecolor("#5c5c5c")
-        axes.imshow(colours(np.linspace(0, 1, 256))[None], extent=(0, 1, 0, 1), aspect="auto")
-        axes.set_yticks([])
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        axes.tick_params(labelsize=_SMALL - 1, colors=canvas.text, length=2, pad=1.5)
-        axes.set_xlabel(label, color=canvas.text, size=_SMALL - 1, labelpad=1)
-        axes.set_xticks([0, 0.5, 1])
+    for side, label in enumerate((POSITIVE_SCALE, NEGATIVE_SCALE)):
+        _scale(canvas, _LEFT_IN + side * (width + 0.3), top + 0.03, width, side, label)
     note = "White outlines: ground truth."
     if left_out:
         note += " Strides without positives are left out."

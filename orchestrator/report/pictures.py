@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from orchestrator.data.coco import load_coco
 from orchestrator.error_analysis import judge_image
 from orchestrator.errors import CoTrainError
 from orchestrator.evaluation import Detections
 from orchestrator.report import panels
+from orchestrator.report.charts import to_svg
 from orchestrator.report.maps import (
     AssignmentView,
     Method,
@@ -22,7 +21,7 @@ from orchestrator.report.maps import (
     method_at_start,
     method_of_run,
 )
-from orchestrator.report.page import Html, element, figure, grid, image, join, paragraph
+from orchestrator.report.page import Html, element, figure, grid, join, paragraph
 from orchestrator.report.run_data import RunData, checkpoint_iteration
 from orchestrator.report.scenes import Scene, make_scenes
 from orchestrator.saved_runs import open_run
@@ -30,15 +29,7 @@ from orchestrator.saved_runs import open_run
 SCENES = 3
 MOMENTS = 4
 """Moments of training at most: the start, and the checkpoints kept."""
-DPI, JPEG_QUALITY = 170, 78
 HIT, WRONG, OBJECT = "#4cb5ff", "#ff9a3c", "#ffffff"
-
-
-def to_jpeg(drawing: Figure, description: str) -> Html:
-    """A photographic figure inside the page."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="jpeg", dpi=DPI, pil_kwargs={"quality": JPEG_QUALITY})
-    return image(buffer.getvalue(), "jpeg", description)
 
 
 def pick_scenes(run: RunData, count: int = SCENES) -> list[Scene]:
@@ -116,9 +107,9 @@ def _newest(scene: Scene, when: str, views: Sequence[AssignmentView]) -> Html:
     levels = panels.used_levels(views)
     figures = []
     for view in views:
-        drawing = panels.draw_view(scene, view, levels, theme=panels.DARK)
+        drawing = panels.draw_view(scene, view, levels)
         text = f"{panels.reading(view)}, {when}.{_who(view)}"
-        figures.append(figure(view.title, to_jpeg(drawing, f"assignment of {view.title}"), text))
+        figures.append(figure(view.title, to_svg(drawing, f"assignment of {view.title}"), text))
     return grid(figures)
 
 
@@ -134,11 +125,11 @@ def _history(scene: Scene, views: Sequence[tuple[str, Sequence[AssignmentView]]]
     figures = []
     for index, last in enumerate(views[-1][1]):
         column = [(when, row[index]) for when, row in views]
-        drawing = panels.draw_history(scene, column, theme=panels.DARK)
+        drawing = panels.draw_history(scene, column)
         means = [f"{v.counts.mean():.1f} {when}" for when, v in column if len(v.counts)]
-        text = f"Positive weights of all levels together. Positives per object: {', '.join(means)}."
+        text = f"All levels together. Positives per object: {', '.join(means)}."
         name = f"{last.title} over training"
-        figures.append(figure(name, to_jpeg(drawing, name), text))
+        figures.append(figure(name, to_svg(drawing, name), text))
     return grid(figures)
 
 
@@ -179,10 +170,10 @@ def _predicted(scene: Scene, name: str, found: Detections) -> Html:
         panels.draw_boxes(axes, boxes[~right], WRONG, "--", 1.1)
         panels.draw_boxes(axes, boxes[right], HIT, "-", 1.1)
 
-    drawing = panels.draw_photo(scene, draw, theme=panels.DARK)
+    drawing = panels.draw_photo(scene, draw)
     wrong = Counter(kind[~right].tolist())
     listed = ", ".join(f"{count} {what}" for what, count in wrong.most_common()) or "none"
     text = f"{int(hit.sum())} of {len(truths)} objects found; wrong boxes: {listed}."
     if len(rows):
         text += f" Scores from {found.score[rows[-1]]:.2f} to {found.score[rows[0]]:.2f}."
-    return figure(name, to_jpeg(drawing, f"predictions of {name}"), text)
+    return figure(name, to_svg(drawing, f"predictions of {name}"), text)

@@ -28,7 +28,8 @@ def class_section(run: RunData) -> Html:
         for network in final.index
     }
     mean = {n: _mean([values[i] for values in by_class.values()]) for i, n in enumerate(names)}
-    order = sorted(range(len(names)), key=lambda i: mean[names[i]])
+    known = [i for i, name in enumerate(names) if math.isfinite(mean[name])]
+    order = sorted(known, key=lambda i: mean[names[i]])
     shown = order if len(order) <= MAX_CLASSES else [*order[:12], *order[-12:]]
     figures = []
     if shown:
@@ -43,6 +44,8 @@ def class_section(run: RunData) -> Html:
         text = f"Hardest: {low} ({mean[low]:.1f}); easiest: {high} ({mean[high]:.1f})."
         if len(shown) < len(order):
             text += f" The 12 hardest and 12 easiest of {len(order)} classes."
+        if len(known) < len(names):
+            text += f" {len(names) - len(known)} without objects in the validation data left out."
         figures.append(figure("AP per class", drawing, text))
     figures += _by_area(run)
     rows = [[name, *(number(v[i]) for v in by_class.values())] for i, name in enumerate(names)]
@@ -103,4 +106,10 @@ def error_section(run: RunData) -> Html:
         "duplicate: second box of a found object; background: nothing there; missed: object that "
         "nothing stands for."
     )
-    return join([paragraph(lead), grid(figures)])
+    rows = [
+        [kind.replace("_", " "), *(f"{result.gains[kind]:.2f}" for result in results.values())]
+        for kind in (*ERRORS, *SUMS)
+    ]
+    rows.append(["AP50 as it is", *(f"{result.ap50:.2f}" for result in results.values())])
+    listing = table(["AP50 lost (points)", *results], rows)
+    return join([paragraph(lead), grid(figures), details("all errors as a table", listing)])

@@ -74,8 +74,9 @@ def open_target(
         raise ConfigError(f"--annotations {annotations}: only for an image, {target} is none")
     file = target / "train.json" if target.is_dir() else target
     if not file.is_file():
-        found = sorted(path.name for path in target.glob("*.json"))
-        raise ConfigError(f"{target}: has no train.json; give a COCO file: {found[:8]}")
+        files = sorted([*target.glob("*.json"), *target.glob("annotations/*.json")])
+        found = ", ".join(str(path.relative_to(target)) for path in files[:8]) or "none is there"
+        raise ConfigError(f"{target}: has no train.json; give a COCO file of it ({found})")
     coco_set = _load(file, None)
     with_boxes = {record["image_id"] for record in coco_set.annotations}
     return coco_set, [image for image in coco_set.images if image["id"] in with_boxes]

@@ -76,13 +76,20 @@ def _network_series(
     return made
 
 
+def _scope(run: RunData) -> str:
+    return run.config.switch.scope or build_assigner(run.config.assigner).default_scope
+
+
 def _scope_words(run: RunData) -> str:
-    scope = run.config.switch.scope or build_assigner(run.config.assigner).default_scope
+    scope = _scope(run)
     return {"gt_level": "object and level", "gt": "object"}.get(scope, scope)
 
 
 def decisions_of(run: RunData) -> pd.DataFrame | None:
-    """One row per sampled (iteration, object, level): its teacher and the object's size class."""
+    """One row per sampled (iteration, object, level): its teacher and the object's size class.
+
+    Only under the scope ``gt_level`` is each a decision of its own.
+    """
     samples = run.samples
     if not {"teacher", "gt_area"} <= set(samples.columns):
         return None
@@ -121,13 +128,26 @@ def size_classes(area: NDArray[np.float64]) -> tuple[NDArray[np.object_], list[s
     ]
 
 
+def _by_object(run: RunData, decisions: pd.DataFrame) -> pd.DataFrame:
+    """Each object once where one decision is for all its levels."""
+    if _scope(run) == "gt_level":
+        return decisions
+    return decisions.drop_duplicates(["iteration", "gt"])
+
+
 def _shares_figure(
     run: RunData, decisions: pd.DataFrame, column: str, label: str, title: str
 ) -> Html:
-    order = [s for s in SIZES if s in set(decisions[column])] if column == "size" else None
+    order = None
+    if column == "size":
+        decisions = _by_object(run, decisions)
+        order = [s for s in SIZES if s in set(decisions[column])]
     groups = order or sorted(decisions[column].unique(), key=lambda g: (len(g), g))
     counts = decisions.groupby([column, "teacher"]).size().unstack(fill_value=0)
     total = counts.sum(axis=1)
+    unit = "decisions"
+    if _scope(run) != "gt_level" and not (_scope(run) == "gt" and column == "size"):
+        unit = "objects" if column == "size" else "objects with candidates there"
     values = {
         name: [
             100 * counts.loc[group].get(name, 0) / total[group] if group in counts.index else 0.0
@@ -137,7 +157,7 @@ def _shares_figure(
     }
     first = run.networks[0]
     spread = [f"{group}: {share:.0f} %" for group, share in zip(groups, values[first])]
-    text = f"Share that went to {first}: {', '.join(spread)}. Below the names: decisions sampled."
+    text = f"Share that went to {first}: {', '.join(spread)}. Below the names: {unit} sampled."
     if column == "size":
         _, words = size_classes(decisions["gt_area"].to_numpy(float))
         text += (
@@ -145,7 +165,7 @@ def _shares_figure(
         )
     drawing = bar_chart(
         label,
-        "decisions won (%)",
+        f"{unit.partition(' ')[0]} won (%)",
         groups,
         values,
         stacked=True,
@@ -157,6 +177,7 @@ def _shares_figure(
 def _size_over_time(run: RunData, decisions: pd.DataFrame) -> list[Html]:
     """Share of the first network per size class over the samples."""
     first = run.networks[0]
+    decisions = _by_object(run, decisions)
     won = decisions.assign(won=100.0 * (decisions["teacher"] == first))
     table = won.groupby(["iteration", "size"])["won"].mean().unstack()
     if len(table) < 3:
@@ -167,7 +188,7 @@ def _size_over_time(run: RunData, decisions: pd.DataFrame) -> list[Html]:
         if size in table
     ]
     drawing = line_chart("iteration", f"won by {first} (%)", series, limits=(0, 100))
-    text = f"Share of the sampled decisions that {first} won, at {len(table)} iterations."
+    text = f"What {first} won of each size, at {len(table)} sampled iterations."
     return [figure("object size over time", drawing, text)]
 
 

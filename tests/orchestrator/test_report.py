@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -19,87 +21,22 @@ from orchestrator.config import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import ConfigError
 from orchestrator.local_run import run_locally
-from orchestrator.report.build import report_runs, run_page
-from orchestrator.report.charts import Series, binned, line_chart, smooth
-from orchestrator.report.compare import difference, group_runs, interval, quantile_t
-from orchestrator.report.page import element, page, paragraph
+from orchestrator.report.build import report_runs, run_page, setup_section
+from orchestrator.report.compare import group_runs
+from orchestrator.report.quality import class_section
 from orchestrator.report.run_data import read_run
-from orchestrator.report.teaching import decisions_of, positives_of, size_classes
+from orchestrator.report.teaching import (
+    decisions_of,
+    positives_of,
+    size_classes,
+    teaching_section,
+)
+from orchestrator.runlog import RunLog
+from tests.support.html import HOSTILE, parsed
 from tests.support.runs import ROOT, SMALL, final_weights
 
 TINY = ROOT / "configs" / "tiny"
-HOSTILE = (
-    "<script>alert(1)</script>",
-    '"><img src=x onerror=alert(2)>',
-    "</style><svg onload=alert(3)>",
-    "--><!-- ]]> &lt; $\\frac{a$ & <b>bold",
-)
 HOSTILE_FILE = '<img src=x onerror="alert(4)">.png'
-HTML_TAGS = set(
-    "html head meta title style body h1 h2 h3 h4 p nav a b section div figure figcaption img svg "
-    "table tr th td details summary pre ul li".split()
-)
-SVG_TAGS = set("defs g path use text rect clippath pattern".split())
-VOID = ("meta", "img")
-
-
-class Strict(HTMLParser):
-    """Collects tags, attributes and text; every element must be closed in its place."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text: list[tuple[str, str]] = []
-        self.declarations = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.attributes += [(tag, key, value or "") for key, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open.pop() == tag, f"</{tag}> out of place"
-
-    def handle_data(self, data: str) -> None:
-        self.text.append((self.open[-1] if self.open else "", data))
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(f"a comment: {data[:80]}")
-
-    def handle_decl(self, decl: str) -> None:
-        self.declarations += 1
-
-    def unknown_decl(self, data: str) -> None:
-        raise AssertionError(f"an unknown declaration: {data[:80]}")
-
-    def handle_pi(self, data: str) -> None:
-        raise AssertionError(f"a processing instruction: {data[:80]}")
-
-
-def parsed(text: str) -> Strict:
-    """A page that is well-formed, of known tags only, without script and without a request."""
-    parser = Strict()
-    parser.feed(text)
-    parser.close()
-    assert not parser.open and parser.declarations == 1
-    assert set(parser.tags) <= HTML_TAGS | SVG_TAGS, set(parser.tags) - HTML_TAGS - SVG_TAGS
-    for tag, key, value in parser.attributes:
-        assert not key.startswith("on"), f"<{tag} {key}={value[:40]}>"
-        assert "javascript:" not in value.lower()
-        if key in ("src", "href", "xlink:href"):
-            assert value.startswith(("data:image/", "#")), f"<{tag} {key}={value[:40]}>"
-        if key == "style":
-            assert "url(" not in value.replace("url(#", ""), value
-    styles = [data for tag, data in parser.text if tag == "style"]
-    assert len(styles) == 1 and "url(" not in styles[0] and "@import" not in styles[0]
-    return parser
 
 
 def shapes_with_hostile_names(root: Path) -> Path:
@@ -150,9 +87,15 @@ def test_hostile_names_are_text(hostile_page: str) -> None:
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
 
 
-def console_of(page_path: Path, width: int, profile: Path) -> list[str]:
-    """What a headless browser logs to its console while it shows a page."""
+def console_of(page_path: Path, width: int, scratch: Path) -> list[str]:
+    """What a headless browser logs to its console while it shows a page ``width`` pixels wide.
+
+    In a frame, since the browser's own window is never narrower than 500.
+    """
     assert BROWSER is not None
+    scratch.mkdir()
+    frame = scratch / "frame.html"
+    frame.write_text(f'<iframe src="{page_path.as_uri()}" width="{width}" height="900"></iframe>')
     done = subprocess.run(
         [
             BROWSER,
@@ -160,10 +103,10 @@ def console_of(page_path: Path, width: int, profile: Path) -> list[str]:
             "--no-sandbox",
             "--disable-gpu",
             "--enable-logging=stderr",
-            f"--user-data-dir={profile}",
-            f"--window-size={width},900",
-            f"--screenshot={profile}.png",
-            page_path.as_uri(),
+            f"--user-data-dir={scratch / 'profile'}",
+            "--window-size=1400,1000",
+            f"--screenshot={scratch / 'shot.png'}",
+            frame.as_uri(),
         ],
         capture_output=True,
         text=True,
@@ -171,6 +114,12 @@ def console_of(page_path: Path, width: int, profile: Path) -> list[str]:
         check=True,
     )
     return [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+MEASURE = (
+    "<script>const top_ = document.documentElement;"
+    "console.log(innerWidth, top_.scrollWidth <= top_.clientWidth)</script></body>"
+)
 
 
 @pytest.mark.slow
@@ -181,6 +130,11 @@ def test_a_browser_shows_it_without_complaint(
     page_path = hostile_run / "report" / "index.html"
     for width in (1280, 390):
         assert console_of(page_path, width, tmp_path / f"at{width}") == []
+    measured = tmp_path / "measured.html"
+    text = hostile_page.replace("default-src", "script-src 'unsafe-inline'; default-src")
+    measured.write_text(text.replace("</body>", MEASURE), encoding="utf-8")
+    (line,) = console_of(measured, 390, tmp_path / "measured")
+    assert '"390 true"' in line, "nothing is wider than a phone"
     spoiled = tmp_path / "spoiled.html"
     spoiled.write_text(hostile_page.replace("</body>", f"{HOSTILE[0]}</body>"), encoding="utf-8")
     refused = console_of(spoiled, 390, tmp_path / "spoiled")
@@ -197,19 +151,20 @@ def test_every_figure_is_labelled_and_read(hostile_page: str) -> None:
 
 
 def check_figures(text: str, more_than: int) -> None:
-    """Each has a title, a reading, and named axes where it is a chart."""
+    """Each has a title, a reading, and two named axes."""
     found = list(figures(text))
     assert len(found) > more_than
     for part in found:
         title, _, rest = part.removeprefix("<h4>").partition("</h4>")
         caption = rest.partition("<figcaption>")[2].partition("</figcaption>")[0]
         assert title and len(caption) > 15, part[:200]
-        if "<svg" in rest:  # both axes are named, with a unit
-            texts = [t.partition("</text>")[0].partition(">")[2] for t in rest.split("<text")[1:]]
-            named = [t for t in texts if not t.replace(".", "").replace("\u2212", "").isdigit()]
-            assert len(named) >= 2, f"{title}: {texts}"
-        else:
-            assert 'src="data:image/jpeg;base64,' in rest
+        texts = [t.partition("</text>")[0].partition(">")[2] for t in rest.split("<text")[1:]]
+        named = [t for t in texts if not t.replace(".", "").replace("\u2212", "").isdigit()]
+        assert len(named) >= 2, f"{title}: {texts}"
+        if "data:image" in rest:
+            assert 'xlink:href="data:image/jpeg;base64,' in rest and "data:image/png" not in rest
+            assert "x (px)" in named and "y (px)" in named
+    assert any("data:image" in part for part in found)
 
 
 def test_all_sections_have_content(hostile_page: str) -> None:
@@ -309,6 +264,45 @@ def test_shares_add_up_and_positives_are_counted(hostile_run: Path) -> None:
     assert (counted[counted > 0] == expected).all() and counted.sum() == expected.sum()
 
 
+def test_decisions_for_whole_objects_count_once(hostile_run: Path) -> None:
+    """Per object and level under gt_level, per object under gt; not for each level again."""
+    run = read_run(hostile_run)
+    above = run.samples.assign(level=run.samples["level"] + 1)
+    run = dataclasses.replace(run, samples=pd.concat([run.samples, above]))
+    mine = run.samples[run.samples["learner"] == "r18"]
+    pairs = len(mine.drop_duplicates(["iteration", "gt", "level"]))
+    objects = len(mine.drop_duplicates(["iteration", "gt"]))
+    assert objects < pairs
+    for scope, unit, total in (("gt_level", "decisions", pairs), ("gt", "decisions", objects)):
+        switch = dataclasses.replace(run.config.switch, scope=scope)
+        config = dataclasses.replace(run.config, switch=switch)
+        section = teaching_section(dataclasses.replace(run, config=config))
+        drawing = section.partition("who taught, per object size")[2].partition("</figure>")[0]
+        below = re.findall(r">(\d+)</text>", drawing.partition(">object size<")[0])
+        assert f"Below the names: {unit} sampled." in drawing
+        assert sum(map(int, below)) == total
+
+
+def test_values_that_changed_are_listed(hostile_run: Path) -> None:
+    assert "population-based" not in setup_section(read_run(hostile_run))
+    log = RunLog(hostile_run)
+    change = dict(source="trial_3", before='{"lr": 0.1}', params='{"lr": 0.2}')
+    log.log_change(dict(iteration=3, **change))
+    log.close()
+    text = setup_section(read_run(hostile_run))
+    shutil.rmtree(hostile_run / "changes.parquet")
+    assert "population-based" in text and "trial_3" in text and "{&quot;lr&quot;: 0.2}" in text
+
+
+def test_classes_without_objects_are_left_out(hostile_run: Path) -> None:
+    run = read_run(hostile_run)
+    evaluations = run.evaluations.assign(**{f"AP/{HOSTILE[0]}": math.nan})
+    text = class_section(dataclasses.replace(run, evaluations=evaluations))
+    drawing, _, listing = text.partition("<details>")
+    assert "alert(1)" not in drawing and "alert(1)" in listing
+    assert "nan" not in drawing and " 1 without objects in the validation data" in drawing
+
+
 def test_size_classes_are_thirds() -> None:
     words, texts = size_classes(np.arange(1, 31, dtype=float) ** 2)
     assert Counter(words.tolist()) == {"small": 10, "medium": 10, "large": 10}
@@ -357,51 +351,29 @@ def test_seeds_of_one_setting_are_one_line(hostile_run: Path, tmp_path: Path) ->
     assert written == tmp_path.resolve() / "report" / "index.html"
     page_text = written.read_text(encoding="utf-8")
     parsed(page_text)
+    assert "Compare with care" not in page_text
     base = float(read_run(hostile_run).final.set_index("network").loc["r18", "AP"])
     assert f"{base + 1:.1f} \u00b1 12.7" in page_text, "t(1) times sqrt(2) over sqrt(2)"
     assert "one seed: no interval" in page_text
 
 
-def test_intervals_are_students_and_welchs() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    for degrees in (1, 2, 7, 30, 31, 60, 500):
-        assert quantile_t(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), abs=2e-3)
-    assert quantile_t(0) == math.inf
-    left, right = [44.3, 44.9, 45.8], [46.4, 45.9, 47.3, 46.8]
-    mean, width = interval(left)
-    low, high = stats.t.interval(0.95, 2, loc=np.mean(left), scale=stats.sem(left))
-    assert (mean - width, mean + width) == pytest.approx((low, high), abs=0.005)
-    gap, width = difference(left, right)
-    test = stats.ttest_ind(right, left, equal_var=False).confidence_interval(0.95)
-    assert gap == pytest.approx((test.low + test.high) / 2)
-    assert (test.high - test.low) / 2 <= width < (test.high - test.low) / 2 * 1.2, "never narrower"
-    assert interval([math.nan, 3.0]) == (3.0, pytest.approx(math.nan, nan_ok=True))
-    assert math.isnan(interval([])[0]) and math.isnan(difference([1.0], [2.0])[1])
-
-
-# -- building blocks ----------------------------------------------------------------------------
-
-
-def test_elements_escape_text_and_attributes() -> None:
-    made = element("p", "<b>", element("b", "&"), title='"><script>')
-    assert made == '<p title="&quot;&gt;&lt;script&gt;">&lt;b&gt;<b>&amp;</b></p>'
-    parsed(page("<title>", [paragraph("a < b")], []))
-
-
-def test_charts_escape_names_and_follow_the_page() -> None:
-    series = [Series(name=f"{name} {n}", x=[0, 1], y=[0, n]) for n, name in enumerate(HOSTILE)]
-    drawing = line_chart("<x>", "$y_$", series)
-    parser = Strict()
-    parser.feed(drawing)
-    assert not parser.open and set(parser.tags) <= SVG_TAGS | {"svg"}
-    texts = [data.strip() for _, data in parser.text]
-    assert "<x>" in texts and "$y_$" in texts
-    assert "currentColor" in drawing and "var(--c0" in drawing and 'id="figure' not in drawing
-
-
-def test_long_series_are_averaged() -> None:
-    x, y = binned(np.arange(10_000), np.where(np.arange(10_000) % 2, 1.0, 3.0))
-    assert len(x) == len(y) <= 240 and np.allclose(y, 2, atol=0.05)
-    assert binned(np.arange(3), np.array([1, math.nan, 2.0]))[0].tolist() == [0, 2]
-    assert smooth(np.array([1.0, 2, 3, 4]), 3).tolist() == [1.5, 2, 3, 3.5]
-    assert smooth(np.zeros(0), 3).tolist() == []
+def test_what_cannot_be_compared_is_said(hostile_run: Path, tmp_path: Path) -> None:
+    """Runs of one name, of the same seed, on other data, unfinished; one run twice."""
+    runs = [copy_of(hostile_run, tmp_path / name / "run", 0, 0) for name in "abc"]
+    data = json.loads((runs[2] / "data.json").read_text())
+    data["val"]["num_images"] = 99
+    (runs[2] / "data.json").write_text(json.dumps(data))
+    text = (runs[2] / "config.py").read_text()
+    longer = text.replace("max_iterations=6", "max_iterations=60")
+    longer = longer.replace("'max_iterations': 6", "'max_iterations': 60")
+    assert longer != text
+    (runs[2] / "config.py").write_text(longer)
+    page_text = report_runs(runs, tmp_path).read_text(encoding="utf-8")
+    parsed(page_text)
+    note = page_text.partition("Compare with care")[2].partition("</ul>")[0]
+    boxes = read_run(hostile_run).data.val.num_boxes
+    assert f"a/run on 6 images with {boxes} boxes, c/run on 99 images" in note
+    assert "Not finished: c/run at 6 of 60." in note
+    assert "seed 0 more than once" in note
+    with pytest.raises(ConfigError, match="given twice: run"):
+        report_runs([runs[0], tmp_path / "a" / ".." / "a" / "run"])

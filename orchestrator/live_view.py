@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -56,6 +57,19 @@ class Progress:
     """What the run waits for, if anything."""
 
 
+def can_animate(console: Console, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether lines can be drawn over: on a terminal whose cursor goes back.
+
+    Not so in pipes and files, even where FORCE_COLOR makes rich call them terminals, nor below a
+    cell of a notebook: Jupyter runs its commands in a pseudo-terminal and shows what they print as
+    it comes. Its kernels are known by the variables that they set.
+    """
+    notebook = "JPY_PARENT_PID" in environment or "inline" in environment.get("MPLBACKEND", "")
+    if notebook or console.is_jupyter or console.is_dumb_terminal:
+        return False
+    return console.is_terminal and console.file.isatty()
+
+
 class LiveView:
     """Shows ``Progress`` until the ``with`` block ends.
 
@@ -69,9 +83,7 @@ class LiveView:
         self, console: Console, title: str, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._console, self._title, self._clock = console, title, clock
-        self._animated = console.is_terminal and not (
-            console.is_dumb_terminal or console.is_jupyter
-        )
+        self._animated = can_animate(console)
         self._live: Live | None = None
         self._progress: Progress | None = None
         self._evaluated: dict[str, float] = {}

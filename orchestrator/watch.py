@@ -105,18 +105,18 @@ def watch(
     Raises:
         ConfigError: no run directory, or nobody is training it.
     """
-    if not (run_dir / "config.py").is_file():
+    if not (run_dir / "config.py").is_file() and not is_driven(run_dir):  # or about to begin
         raise ConfigError(f"{run_dir}: not a run directory (no config.py)")
-    started, shown = clock(), None
+    written_s, heard_s = 0.0, clock()  # heard by this clock: the launcher's machine may differ
     while True:
         report = read_progress(run_dir)
-        if report is not None and report.progress != shown:
+        if report is not None and report.written_s != written_s:
             view.update(report.progress)
-            shown = report.progress
+            written_s, heard_s = report.written_s, clock()
         if report is not None and report.outcome:
             return report
-        silent_s = clock() - (started - SILENT_S if report is None else report.written_s)
-        if silent_s >= SILENT_S and not is_driven(run_dir):
+        silent = report is None or clock() - heard_s >= SILENT_S
+        if silent and not is_driven(run_dir):
             if report is None:
                 raise ConfigError(
                     f"{run_dir}: nobody is training it (or a version without {PROGRESS_FILE} is); "

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.live_view import LiveView, Progress, duration, render_panel
+from orchestrator.live_view import LiveView, Progress, can_animate, duration, render_panel
 
 LOSSES = {"cls": 0.5123, "bbox": 1.25, "iou": 123.456, "total": 125.2}
 PROGRESS = Progress(
@@ -98,8 +98,23 @@ def test_frozen_teacher_and_missing_numbers_have_a_row() -> None:
     assert "teacher - frozen 100% - 2.0 -".split() in rows
 
 
+class Terminal(io.StringIO):
+    """What is written to a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the tests were not run from one."""
+    for name in ("JPY_PARENT_PID", "MPLBACKEND"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_notebook")
 def test_terminal_gets_a_panel_and_messages_stay_above() -> None:
-    file = io.StringIO()
+    file = Terminal()
     console = Console(file=file, width=80, height=30, force_terminal=True, color_system=None)
     with LiveView(console, "[not markup] -> runs/demo") as view:
         view.update(_at(1))
@@ -111,6 +126,25 @@ def test_terminal_gets_a_panel_and_messages_stay_above() -> None:
     assert "evaluation after iteration 12500: r50  AP 1.5  AP50 2.5" in out
     last_panel = out[out.rindex("╭") :]
     assert "12500/90000" in last_panel and "was lost" not in last_panel
+
+
+@pytest.mark.parametrize(
+    ("file", "environment", "animated"),
+    [
+        (Terminal(), {"TERM": "xterm-256color"}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (io.StringIO(), {}, False),
+        (io.StringIO(), {"FORCE_COLOR": "1"}, False),  # a log file of a CI job
+        (Terminal(), {"TERM": "xterm-color", "JPY_PARENT_PID": "7"}, False),  # !colad in a cell
+        (Terminal(), {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}, False),
+        (Terminal(), {"TERM": "xterm", "MPLBACKEND": "agg"}, True),
+    ],
+)
+def test_only_terminals_are_drawn_over(
+    file: io.StringIO, environment: dict[str, str], animated: bool
+) -> None:
+    console = Console(file=file, _environ=environment)
+    assert can_animate(console, environment) is animated
 
 
 def test_pipe_gets_plain_lines() -> None:

@@ -105,6 +105,28 @@ def test_a_silent_launcher_that_holds_the_lock_is_waited_for(run: Path) -> None:
     assert not is_driven(run)
 
 
+def test_a_run_that_is_about_to_begin_is_waited_for(tmp_path: Path) -> None:
+    """The launcher holds the lock before it has checked the data and written config.py."""
+    clock = Clock()
+    with open(tmp_path / ".lock", "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        clock.events += [None, lambda: ProgressFile(tmp_path, clock).write(PROGRESS, "finished")]
+        assert lines_of(tmp_path, clock)[1] == "finished"
+    given_up = Clock()
+    with pytest.raises(ConfigError, match="not a run directory"):
+        lines_of(tmp_path, given_up)
+
+
+def test_another_machines_clock_may_be_wrong(run: Path) -> None:
+    """A launcher that writes is alive, whatever time it thinks it is."""
+    clock = Clock()
+    behind = ProgressFile(run, lambda: clock.now - 3600)
+    behind.write(PROGRESS)
+    writes = [lambda i=i: behind.write(replace(PROGRESS, iteration=i)) for i in range(101, 200)]
+    clock.events += [*writes, lambda: behind.write(PROGRESS, "finished")]
+    assert lines_of(run, clock)[1] == "finished"
+
+
 def test_nothing_to_watch(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not a run directory"):
         lines_of(tmp_path / "elsewhere", Clock())

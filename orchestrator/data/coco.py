@@ -361,7 +361,7 @@ def resolve_image_root(
     if not best:
         raise DataError(
             f"no image folder found: looked for {looked} in {', '.join(tried)}; set data.images "
-            "to the folder that file_name is relative to"
+            "(of `colad data stats`: --images) to the folder that file_name is relative to"
         )
     raise DataError(
         f"several folders hold images of these names: {', '.join(shown(str(b)) for b in best)} "
@@ -373,8 +373,13 @@ def _usual_folders(root: Path, annotation_file: Path) -> list[Path]:
     """Where datasets keep their images: COCO's, VOC's and exporters' layouts."""
     stem = annotation_file.stem
     stems = dict.fromkeys([stem, re.sub(r"^instances_", "", stem)])
-    folders = [root, root / "images", root / "JPEGImages", annotation_file.parent]
-    for name in stems:
-        for base in (root, root / "images"):
-            folders += [base / name, base / f"{name}2017"]
+    roots = [root]
+    if annotation_file.parent.name == "annotations":
+        roots.append(annotation_file.parent.parent)
+    folders = [annotation_file.parent]
+    for base in roots:
+        folders += [base, base / "images", base / "JPEGImages"]
+        for name in stems:
+            for folder in (base, base / "images"):
+                folders += [folder / name, folder / f"{name}2017"]
     return folders

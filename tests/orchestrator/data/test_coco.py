@@ -373,6 +373,8 @@ def test_layouts_of_coco_and_of_exporters_are_found(content, tmp_path, save_imag
         save_image(tmp_path / images / "1.jpg")
         root = tmp_path / Path(file).parts[0]
         assert resolve_image_root(root, tmp_path / file) == tmp_path / images
+        alone = resolve_image_root((tmp_path / file).parent, tmp_path / file)
+        assert alone == tmp_path / images, "as `colad data stats` asks, which knows no root"
 
 
 def test_file_names_with_folders_point_to_the_root_itself(content, write, save_image):

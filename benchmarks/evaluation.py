@@ -1,6 +1,6 @@
 """Evaluation: ours against pycocotools alone, on a result set of COCO's size, with equal numbers.
 
-5,000 images with 7 GTs each of 80 classes and 36,000 GTs' worth of noisy detections, 100 per image.
+5,000 images of 80 classes with 7 GTs and 100 detections each, some of them near a GT.
 The peer is what pycocotools' users write: both files read, ``loadRes``, ``COCOeval``. Ours starts
 from the same annotation file and the detections as networks return them.
 """
@@ -103,7 +103,7 @@ def pycocotools_alone(annotations: Path, results: Path) -> list[float]:
 
 def run(quick: bool) -> list[Result]:
     """Both backends; ``quick``: 500 images instead of 5,000."""
-    images, rounds = (500, 1) if quick else (5000, 1)
+    images, rounds = (500 if quick else 5000), 3
     backends = ["pycocotools"]
     if importlib.util.find_spec("faster_coco_eval") is not None:
         backends.append("faster")

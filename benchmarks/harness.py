@@ -178,7 +178,10 @@ def _goal(result: Result) -> str:
 
 
 def save(results: Sequence[Result], before: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write the run with its machine, and ``latest.json`` with the newest line of every name."""
+    """Write the run with its machine, and ``latest.json``: the newest line of every name.
+
+    A line of the latter says which run it is from (``run``: the stem of that run's file).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = [asdict(result) for result in results]
     stamp = before["time"].replace(" ", "_").replace(":", "")
@@ -186,6 +189,6 @@ def save(results: Sequence[Result], before: dict[str, Any], folder: Path = RESUL
     path.write_text(json.dumps({"machine": before, "results": rows}, indent=1) + "\n")
     latest = folder / "latest.json"
     known = {row["name"]: row for row in json.loads(latest.read_text())} if latest.exists() else {}
-    known.update({row["name"]: row for row in rows})
+    known.update({row["name"]: {**row, "run": path.stem} for row in rows})
     latest.write_text(json.dumps(list(known.values()), indent=1) + "\n")
     return path

@@ -1,0 +1,229 @@
+"""The benchmarks' own code: what becomes a figure, and that every part still runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import assignment, dense, evaluation, harness, long_run, scale
+from benchmarks.harness import Pair, Result, interleave, peak_bytes
+from orchestrator.config import load_config
+from orchestrator.datasets import PreparedData, prepare_data
+from tests.support.runs import CONFIG, SMALL
+
+ROOT = Path(__file__).resolve().parents[2]
+LINE = {"name", "ours", "peer", "ratio", "goal", "better", "unit"}
+
+
+def result(name: str = "a", **values: Any) -> Result:
+    line = dict(ours=1.0, peer=2.0, ratio=2.0, goal=None, better="higher", unit="ms")
+    return Result(name=name, **{**line, **values})
+
+
+# -- the command --------------------------------------------------------------------------------
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit status of ``python -m benchmarks`` with these arguments, which must not measure."""
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")  # the command would leave it set
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("benchmarks", run_name="__main__")
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_help_names_every_part(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "--help") == 0
+    shown = capsys.readouterr().out
+    parts = runpy.run_module("benchmarks")["PARTS"]
+    for name in parts:
+        assert f"{name}: " in shown
+        module = (ROOT / "benchmarks" / f"{name}.py").read_text(encoding="utf-8")
+        assert "\ndef run(quick: bool) -> list[Result]:" in module
+
+
+def test_an_unknown_part_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "asignment") == 2
+    assert "unknown part 'asignment'" in capsys.readouterr().err
+
+
+def test_a_run_is_printed_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(quick: bool) -> list[Result]:
+        assert quick
+        return [result("reached", goal=1.5), result("missed", goal=3.0)]
+
+    monkeypatch.setattr(assignment, "run", run)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick", "assignment"])
+    monkeypatch.setattr(harness.save, "__defaults__", (tmp_path,))
+    monkeypatch.setenv("KINETO_LOG_LEVEL", "99")
+    runpy.run_module("benchmarks", run_name="__main__")
+    shown = capsys.readouterr().out
+    assert ">= 1.5 reached" in shown and ">= 3 MISSED" in shown
+    (path,) = tmp_path.glob("2*.json")
+    written = json.loads(path.read_text())
+    assert [row["name"] for row in written["results"]] == ["reached", "missed"]
+    assert {"versions", "processor", "cores", "load", "gpu", "time"} <= written["machine"].keys()
+    assert "torch" in written["machine"]["versions"]
+
+
+# -- the harness --------------------------------------------------------------------------------
+
+
+def test_ratios_are_medians_over_rounds() -> None:
+    pair = Pair(ours=[1.0, 2.0, 4.0], peer=[4.0, 4.0, 4.0])
+    faster = pair.result("speed-up", goal=2.5)
+    assert (faster.ratio, faster.low, faster.high) == (2.0, 1.0, 4.0)
+    assert (faster.ours, faster.peer, faster.reached) == (2000.0, 4000.0, False)
+    slower = pair.result("cost", goal=0.5, better="lower")
+    assert (slower.ratio, slower.low, slower.high, slower.reached) == (0.5, 0.25, 1.0, True)
+    assert pair.result("free", goal=None).reached is None
+
+
+def test_interleaving_takes_turns() -> None:
+    calls: list[str] = []
+    pair = interleave(lambda: calls.append("o"), lambda: calls.append("p"), rounds=2, repeat=2)
+    assert "".join(calls) == "op" + 2 * "oopp"
+    assert len(pair.ours) == len(pair.peer) == 2
+
+
+def test_peak_memory_counts_what_is_held_at_once() -> None:
+    def call() -> None:
+        for _ in range(3):
+            torch.ones(1 << 18).sum()  # 1 MiB, freed before the next
+
+    assert 1 << 20 <= peak_bytes(call) < 2 << 20
+
+
+def test_latest_keeps_the_newest_line_of_every_name(tmp_path: Path) -> None:
+    for day, lines in (("01", [result("a"), result("b")]), ("02", [result("b", ours=5.0)])):
+        harness.save(lines, {"time": f"2026-01-{day} 00:00:00"}, tmp_path)
+    rows = {row["name"]: row for row in json.loads((tmp_path / "latest.json").read_text())}
+    assert {name: (row["ours"], row["run"]) for name, row in rows.items()} == {
+        "a": (1.0, "2026-01-01_000000"),
+        "b": (5.0, "2026-01-02_000000"),
+    }
+
+
+def test_the_kept_results_are_of_the_promised_form() -> None:
+    rows = json.loads((harness.RESULTS / "latest.json").read_text())
+    runs = {row["run"]: harness.RESULTS / f"{row['run']}.json" for row in rows}
+    assert all(path.is_file() for path in runs.values())
+    for row in rows:
+        assert row.keys() >= LINE
+        assert row["better"] in ("higher", "lower")
+
+
+# -- parts without Ray --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", sorted(assignment.DENSE))
+def test_the_dense_forms_weigh_as_ours(method: str) -> None:
+    scene = assignment.Scene.make(8, anchors=False, size=(160, 160))
+    assignment.check_equal(method, scene)
+    assigned = assignment.assign_whole(assignment.build_assigner({"type": method}), scene)[1]
+    assert float(assigned.pos_weight.sum()) > 0
+
+
+def test_a_wrong_dense_form_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*scene: Any) -> dict[str, torch.Tensor]:
+        return {key: value + 0.01 for key, value in dense.dw(*scene).items()}
+
+    monkeypatch.setitem(assignment.DENSE, "DW", wrong)
+    with pytest.raises(AssertionError, match="DW: .* differ"):
+        assignment.check_equal("DW", assignment.Scene.make(8, anchors=False, size=(160, 160)))
+
+
+@pytest.mark.filterwarnings("ignore")  # of mmdet and of scikit-learn's fits
+def test_assignment_is_compared_with_mmdet(monkeypatch: pytest.MonkeyPatch) -> None:
+    (line,) = assignment.paa_against_mmdet((8,), rounds=1)
+    assert line.name == "assign/PAA/8-gts" and line.goal == 10.0
+    assert line.note == "0 of 22400 labels differ"
+    reassign = assignment.mmdet_reassign
+
+    def shifted(*scene: Any) -> Any:
+        return lambda: tuple(part.roll(1) for part in reassign(*scene)()[:1])
+
+    monkeypatch.setattr(assignment, "mmdet_reassign", shifted)
+    with pytest.raises(AssertionError, match="labels differ from mmdet's"):
+        assignment.paa_against_mmdet((8,), rounds=1)
+
+
+def test_memory_and_growth_give_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "MEMORY_GTS", 10)
+    line = assignment._memory("DW", dense.dw)
+    assert line.goal == 5.0 and line.ratio == line.peer / line.ours > 1
+    scenes = [assignment.Scene.make(n, anchors=True, size=(160, 160)) for n in (4, 16)]
+    line = assignment._growth("PAA", "gts", *scenes, rounds=1)
+    assert line.goal == assignment.LINEAR and line.low == line.ratio == line.high
+
+
+def test_evaluation_compares_equal_numbers(tmp_path: Path) -> None:
+    files = evaluation.make_results(tmp_path, 4)
+    line = evaluation._against("pycocotools", 4, 1, *files)
+    assert "4 images, 400 detections" in line.note
+    annotations, results, found, names = files
+    others = replace(found, score=1 - found.score)
+    with pytest.raises(AssertionError, match="pycocotools says"):
+        evaluation._against("pycocotools", 4, 1, annotations, results, others, names)
+
+
+def test_memory_of_processes_and_its_growth() -> None:
+    own = os.getpid()
+    assert own in long_run._descendants(os.getppid())
+    resident = long_run._resident(own)
+    assert resident is not None and resident > 50  # torch alone has more
+    assert long_run._program(own) is None
+    marks = long_run.Marks(early=200, late=2000, evaluate_every=100)
+    line = long_run._growth("feeder 0", [{"feeder 0": 100.0}], [{"feeder 0": 104.0}], marks)
+    assert line.name == "long-run/feeder-0" and line.reached is False
+
+
+def test_scale_judges_ranks_and_growth() -> None:
+    def timing(added: float, driver: float) -> scale.Timing:
+        return scale.Timing(seconds=[sum(scale.PHASES) + added], driver_s=driver, busy=0.1)
+
+    timings = {1: timing(0.005, 0.01), 8: timing(0.005, 0.02), 32: timing(0.01, 0.04)}
+    lines = {line.name: line for line in scale._results(timings)}
+    assert lines["scale/32-ranks"].goal == 0.05 and lines["scale/32-ranks"].reached
+    assert lines["scale/growth/added"].ratio == pytest.approx(0.5)
+    assert lines["scale/growth/controller"].ratio == pytest.approx(0.5)
+
+
+def small_data(folder: Path) -> tuple[Any, PreparedData]:
+    config = load_config(CONFIG, [*SMALL, f"data.root={folder / 'shapes'}"])
+    return config, prepare_data(config.data, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_peers_of_the_iteration_train(tmp_path: Path) -> None:
+    from benchmarks.peers import InProcessCoLAD, LoopMixturePAA, MMDetLAD, make_batches
+    from orchestrator.building import resolve_model
+
+    config, data = small_data(tmp_path)
+    batches = make_batches(config, data)[:2]
+    colad = InProcessCoLAD(config, data, batches, loop_fit=True)
+    loop = [type(network.network.assigner) for network in colad.networks]
+    assert loop == [LoopMixturePAA, LoopMixturePAA]
+    assert len(colad.run(2)) == 2
+    frozen = replace(config.networks["r34"], learner=False)
+    lad = replace(config, networks={"r18": config.networks["r18"], "r34": frozen})
+    student, teacher = (resolve_model(n, lad.networks[n], 4) for n in ("r18", "r34"))
+    peer = MMDetLAD(lad, student, teacher, batches)
+    assert len(peer.run(2)) == 2
+    assert 0 < peer.run_without_fit(1)[0]

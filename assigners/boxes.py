@@ -52,7 +52,8 @@ def gt_blocks(gts: GroundTruths, num_priors: int) -> Iterator[GTBlock]:
     counts = torch.tensor(gts.counts)
     first = counts.cumsum(0) - counts
     slot = torch.arange(most)
-    index = torch.where(slot < counts[:, None], first[:, None] + slot, -1).to(device)  # (B, M)
+    index = torch.where(slot < counts[:, None], first[:, None] + slot, -1)  # (B, M)
+    index = index.to(device, non_blocking=True)  # a blocking copy would wait for a GPU's queue
     exists = (index >= 0)[..., None]
     boxes = torch.where(exists, gts.boxes.float()[index.clamp(min=0)], 0.0)
     per_block = rows_per_block(num_priors, device)  # pairs of an image and a slot

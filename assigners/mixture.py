@@ -177,12 +177,13 @@ def _maximise(
     active = steps == 0
     with np.errstate(over="ignore"):
         for iteration in range(max_iter):
-            if iteration % check_every == 0 and not active.all():
-                _store(outputs, rows, parameters, steps, active)
-                kept = xp.where(active)[0]
-                rows, x, mask, count = rows[kept], x[kept], mask[kept], count[kept]
-                squares, previous, steps = squares[kept], previous[kept], steps[kept]
-                parameters, active = tuple(array[kept] for array in parameters), active[kept]
+            if iteration > 0 and iteration % check_every == 0:
+                kept = xp.where(active)[0]  # the one synchronisation of a look
+                if len(kept) < len(rows):
+                    _store(outputs, rows, parameters, steps, active)
+                    rows, x, mask, count = rows[kept], x[kept], mask[kept], count[kept]
+                    squares, previous, steps = squares[kept], previous[kept], steps[kept]
+                    parameters, active = tuple(array[kept] for array in parameters), active[kept]
             if len(rows) == 0:
                 break
             updated, squares, likelihood = _em_step(xp, x, squares, mask, count, parameters)

@@ -163,6 +163,21 @@ def test_assignment_is_compared_with_mmdet(monkeypatch: pytest.MonkeyPatch) -> N
         assignment.paa_against_mmdet((8,), rounds=1)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_the_peer_with_a_loop_assigns_as_ours() -> None:
+    from benchmarks.peers import LoopMixturePAA
+
+    priors = assignment.make_priors((160, 160), images=2, anchors=True)
+    gts = assignment.make_gts(4, images=2, size=(160, 160))
+    predictions = assignment.make_predictions(priors, anchors=True)
+    labels = [
+        assignment.assign_whole(assigner, assignment.Scene(priors, gts, predictions))[1].labels
+        for assigner in (assignment.PAAAssigner(), LoopMixturePAA())
+    ]
+    assert (labels[0] < assignment.CLASSES).any()
+    assert torch.equal(*labels)
+
+
 def test_memory_and_growth_give_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assignment, "MEMORY_GTS", 10)
     line = assignment._memory("DW", dense.dw)
@@ -221,7 +236,7 @@ def test_the_peers_of_the_iteration_train(tmp_path: Path) -> None:
     loop = [type(network.network.assigner) for network in colad.networks]
     assert loop == [LoopMixturePAA, LoopMixturePAA]
     assert len(colad.run(2)) == 2
-    frozen = replace(config.networks["r34"], learner=False)
+    frozen = replace(config.networks["r34"], learner=False, checkpoint="not read here")
     lad = replace(config, networks={"r18": config.networks["r18"], "r34": frozen})
     student, teacher = (resolve_model(n, lad.networks[n], 4) for n in ("r18", "r34"))
     peer = MMDetLAD(lad, student, teacher, batches)

@@ -208,6 +208,10 @@ def test_bag_by_threshold() -> None:
     assert bag_points(near, priors, 0) == [[32, 16], [16, 32], [32, 32], [48, 32], [32, 48]]
     assert bag_points(near, priors, 1) == [[32, 32], [64, 32], [32, 64]]
     assert near.offset is not None and (near.offset.norm(dim=-1) < 1.1).all()
+    gts = make_gts([[0, 0, 64, 64]])  # neighbours of the centre at exactly 1 stride
+    for radius, expected in ((1.0, 1), (1.001, 5)):
+        near = DWAssigner(candidate_bag="threshold", radius=radius).candidates(priors, gts)
+        assert len(bag_points(near, priors, 0)) == expected
 
 
 def test_bag_of_the_nearest_of_each_level() -> None:

@@ -79,6 +79,15 @@ def test_candidates_are_anchors_above_the_threshold() -> None:
     assert torch.equal(found >= 0, iou >= 0.1)
 
 
+def test_an_overlap_at_the_threshold_is_enough() -> None:
+    priors = make_priors(strides=(16, 32))
+    gts = make_gts([[-64, -64, 64, 64]])  # the first anchor of stride 16, a quarter of stride 32's
+    iou = pairwise_iou(gts.boxes, priors.boxes)[0]
+    assert iou[64] == 0.25 and iou.max() == 1
+    found = owners(PAAAssigner(iou_threshold=0.25).candidates(priors, gts), priors)[0]
+    assert torch.equal(found >= 0, iou >= 0.25)
+
+
 def test_small_gt_takes_every_anchor_that_contains_it() -> None:
     priors = make_priors(strides=(64,))
     gts = make_gts([[60, 60, 62, 62]])  # IoU 4 / 512^2 with each of the four anchors
@@ -137,7 +146,8 @@ def test_rows_are_sorted_and_levels_fit() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch, gts_per_block: int) -> None:
     priors = make_priors(images=4)
     generator = torch.Generator().manual_seed(1)
-    gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], [[9, 9, 70, 80]])
+    same = [[9.0, 9.0, 70.0, 80.0]] * 6  # equal overlaps in several blocks: the first one owns
+    gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], same)
     predictions = random_predictions(priors, CLASSES, generator)
     whole = PAAAssigner().candidates(priors, gts)
     cost = PAAAssigner().costs(predictions, whole, gts).cost

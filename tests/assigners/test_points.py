@@ -41,6 +41,8 @@ def test_only_points_strictly_inside_are_candidates() -> None:
     assert priors.points[pairs.prior].tolist() == [[32, 16], [48, 16], [32, 32], [48, 32]]
     assert pairs.offset is not None
     assert pairs.offset[0].tolist() == [(32 - 32.5) / 16, (16 - 16.5) / 16]
+    pairs = inside_candidates(priors, make_gts([[0, 16, 48, 48]]))  # points on all four sides
+    assert priors.points[pairs.prior].tolist() == [[16, 32], [32, 32]]
 
 
 def test_rows_are_sorted_and_complete() -> None:
@@ -69,7 +71,8 @@ def test_invalid_points_take_no_part() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     priors = make_priors(images=4)
     generator = torch.Generator().manual_seed(1)
-    gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], [[9, 9, 70, 80]])
+    same = [[9.0, 9.0, 70.0, 80.0]] * 6  # equal overlaps in several blocks: the first one owns
+    gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], same)
     boxes = random_point_predictions(priors, CLASSES, generator).boxes
     whole, overlap = inside_candidates(priors, gts), best_overlap(boxes, gts)
     monkeypatch.setattr(assigners.boxes, "_BLOCK_ON_HOST", 2 * priors.num_priors)

@@ -1,5 +1,6 @@
 """ALA's branches, losses and learning."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ pytest.importorskip("mmdet")
 from assigners import ALAAssigner, DensePredictions, SoftAssignment, Step  # noqa: E402
 from assigners.ala import ALAAssignment  # noqa: E402
 from assigners.boxes import aligned_iou  # noqa: E402
+from assigners.center import center_loss, log_center_weight  # noqa: E402
 from models.ala_head import ala_losses, gaussian_blur, sample_map  # noqa: E402
 from models.center_prior import CenterPredictor  # noqa: E402
 from models.co_head import ground_truths  # noqa: E402
@@ -215,6 +217,10 @@ def test_centre_loss_is_an_option() -> None:
     )
     touched = {n for n, g in zip(("cls", "boxes", *predictions.extras), gradients) if g is not None}
     assert touched == {"center_mean", "center_sigma"}
+    prior = log_center_weight(predictions, sets.candidates, gts)
+    assert prior is not None
+    total = center_loss(prior.exp(), sets.candidates, gts)
+    torch.testing.assert_close(losses["loss_center"], 0.75 * total / 3)  # of three images
 
 
 def test_other_assignments_are_refused() -> None:
@@ -353,12 +359,12 @@ def test_centre_parameters_are_predicted_per_image() -> None:
     assert (value == value[:, :1]).all()
 
 
-@pytest.mark.parametrize("raw", [-1e6, 0.0, 1e6])
+@pytest.mark.parametrize("raw", [-1e6, 0.0, math.log(64), 1e6])
 def test_predicted_sigmas_are_bounded(raw: float) -> None:
     predictor = CenterPredictor("category", CLASSES, 8)
     given = torch.full((1, CLASSES, 4), raw, requires_grad=True)
     sigma = predictor.extras(given)["center_sigma"]
-    bound = {-1e6: 1 / 64, 0.0: 1.0, 1e6: 64.0}[raw]
+    bound = {-1e6: 1 / 64, 0.0: 1.0, math.log(64): 8.0, 1e6: 64.0}[raw]  # ln 64 is halved
     torch.testing.assert_close(sigma, torch.full_like(sigma, bound), rtol=1e-4, atol=0)
     sigma.sum().backward()
     assert given.grad is not None and given.grad.isfinite().all()

@@ -236,6 +236,7 @@ def test_scales_and_ratios_span_the_papers_ranges() -> None:
         assert values.min().item() == pytest.approx(low, abs=1e-3)
         assert values.max().item() == pytest.approx(high, abs=1e-3)
         assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.02)  # uniform
+    assert abs(torch.corrcoef(torch.stack([scale, ratio]))[0, 1]) < 0.05  # drawn apart
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

@@ -75,6 +75,12 @@ def test_boxes_are_decoded_without_clipping() -> None:
     assert predictions.quality_kind == "objectness" and not predictions.cls_is_prob
 
 
+def test_distances_are_never_negative() -> None:
+    raw = torch.tensor([-3.0, 0.0, 2.5]).expand(1, 4, 1, 3)
+    for kind in ("CoDWHead", "CoAutoAssignHead", "CoALAHead"):
+        assert build_head(kind).distances(raw, 16)[0, 0, 0].tolist() == [0, 0, 40]
+
+
 def test_joint_logits_lose_no_precision() -> None:
     generator = torch.Generator().manual_seed(0)
     cls = torch.randn(2, 2 * CLASSES, 3, 4, generator=generator, dtype=torch.float64) * 20

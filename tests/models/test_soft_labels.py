@@ -188,13 +188,23 @@ def test_selection_by_anchor() -> None:
 
 
 def test_padding_counts_in_the_class_term_only() -> None:
-    """Image 1 ends above its last two priors."""
+    """Image 1 ends above its last two priors; the teacher's boxes there are the GT itself."""
     priors = make_priors(ALL)
     everywhere = replace(priors, valid=torch.ones_like(priors.valid))
-    gts = make_gts(ALL)
-    args = (make_predictions(ALL, 1), make_predictions(ALL, 2))
+    box = [20.0, 10.0, 70.0, 45.0]
+    gts = GroundTruths.from_lists(
+        [torch.tensor(rows).reshape(-1, 4) for rows in (cases.BOXES[0], [box], cases.BOXES[2])],
+        [torch.zeros(count) for count in (2, 1, 1)],
+        cases.SIZES,
+    )
+    teacher = make_predictions(ALL, 2)
+    boxes = teacher.boxes.detach().clone()
+    boxes[1, -2:] = torch.tensor(box)
+    args = (make_predictions(ALL, 1), replace(teacher, boxes=boxes))
     padded, whole = (soft_label_sums(*args, grid, gts, Settings()) for grid in (priors, everywhere))
     assert torch.equal(padded.cls, whole.cls)
+    assert whole.num_selected == padded.num_selected + 2
+    torch.testing.assert_close(whole.weight, padded.weight + 2)
 
 
 def test_clipping_ends_the_gradient_outside_the_image() -> None:

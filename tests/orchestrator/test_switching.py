@@ -161,6 +161,13 @@ def test_fisher_falls_back_on_small_groups() -> None:
     three = one_group([1.0, 2.0, 6.0], [1.0, 1.0, 1.1], rule=rule)
     assert three.decisions.tolist() == [0]  # by std/mean
     assert three.indicator.tolist() == [0.0, 0.0]  # Fisher itself never applied
+    groups = candidates([0] * 3 + [1] * 4, [0] * 7)
+    costs = table([1.0, 2.0, 6.0, 1.0, 2.0, 6.0, 7.0])
+    values = compute_indicators(
+        [costs], groups, scope="gt", num_gts=2, num_images=1, num_levels=1, fisher=True
+    )
+    assert values.fisher is not None
+    assert values.fisher[0].item() == 0 and values.fisher[1].item() > 0
     assert one_group([2.0], [1.0], rule=rule).decisions.tolist() == [1]  # by the mean
 
 
@@ -203,8 +210,8 @@ def test_network_that_owns_nothing_cannot_win() -> None:
 
 def test_unequal_ownership_is_judged_by_the_smaller_count() -> None:
     # a owns one row only, so means decide although b has two.
-    choice = one_group([3.0, 1.0], [2.0, 2.2], a=[1.0, 0.0], b=[1.0, 1.0])
-    assert choice.decisions.tolist() == [1]
+    choice = one_group([2.0, 9.0], [2.0, 2.2], a=[1.0, 0.0], b=[1.0, 1.0])
+    assert choice.decisions.tolist() == [0]  # by std/mean it would be b
 
 
 @pytest.mark.parametrize("criterion", ["std_mean", "fisher"])

@@ -158,7 +158,7 @@ def _maximise(
     Returns:
         (G, 2) means, variances and weights, (G,) int64 iterations, (G,) bool converged.
     """
-    on_host = x.device.type == "cpu"
+    on_host = _in_numpy(x)
     xp: Any = np if on_host else torch
     check_every = check_every or (1 if on_host else 4)
 
@@ -198,6 +198,10 @@ def _maximise(
     _store(outputs, rows, parameters, steps, active)
     means, variances, weights = results
     return means, variances, weights, n_iter, converged
+
+
+def _in_numpy(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _store(outputs: list[Any], rows: Any, parameters: _Parameters, steps: Any, active: Any) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from assigners import mixture
 from assigners.mixture import MAX_ITERATIONS, REG_COVAR, TOLERANCE, fit_mixture
 
 
@@ -82,6 +83,21 @@ def test_rows_do_not_see_each_other(bags: list[tuple[int, int]]) -> None:
             value = getattr(together, name)[row]
             assert torch.equal(value, getattr(often, name)[row])
             torch.testing.assert_close(value, getattr(alone, name)[0], rtol=1e-12, atol=1e-15)
+
+
+def test_the_form_for_a_gpu_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's arrays and a look every fourth iteration, here on a CPU."""
+    bags = pad(*[random_bag(seed, 2 + 3 * seed) for seed in range(12)], [1.0], [2.0, math.nan])
+    expected = fit_mixture(*bags)
+    assert len(expected.n_iter.unique()) > 4  # rows leave at several looks
+    monkeypatch.setattr(mixture, "_in_numpy", lambda x: False)
+    found = fit_mixture(*bags)
+    for name in ("n_iter", "converged", "fitted"):
+        assert torch.equal(getattr(found, name), getattr(expected, name))
+    for name in ("means", "variances", "weights"):
+        torch.testing.assert_close(
+            getattr(found, name), getattr(expected, name), rtol=1e-9, atol=1e-12
+        )
 
 
 def test_rows_stop_on_their_own() -> None:

@@ -20,7 +20,7 @@ HIT_IOU, BACKGROUND_IOU = 0.5, 0.1
 MAX_DETECTIONS = 100
 """Of a class in an image, as COCO has it."""
 _RECALLS = np.linspace(0, 1, 101)
-_HIT, _IGNORED = "hit", "ignored"
+_HIT, _SURPLUS = "hit", "surplus"
 
 Boxes = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -43,7 +43,9 @@ class _Judged:
     category: Indices
     score: NDArray[np.float64]
     kind: NDArray[np.str_]
-    """(D,) "hit", "ignored" or one of ``ERRORS`` but "missed"."""
+    """(D,) "hit", "surplus" (beyond ``MAX_DETECTIONS``) or one of ``ERRORS`` but "missed"."""
+    excused: Flags
+    """(D,) no hit, but in a crowd of its class: it does no harm, and may stand for an object."""
     meant: Indices
     """(D,) object that an error of class or location stands for, else -1."""
     object_category: Indices
@@ -68,13 +70,19 @@ def analyse_errors(
 
     Source:
         TIDE (Bolya et al., ECCV 2020), sec. 2, which LAD's appendix B reports. Equal to its toolbox
-        but where scores are equal, which that one puts into another order.
+        but where scores or overlaps are equal (other orders), where a recall is one of COCO's 101
+        to the last bit, and beyond 100 boxes: COCO's limit is of a class, the toolbox's of all.
     """
     dataset = read_annotations(annotation_file)
     judged = _judge(detections, dataset, category_ids_of(dataset, classes, annotation_file))
     counts = np.bincount(judged.object_category, minlength=len(classes))
-    is_hit, counted = judged.kind == _HIT, judged.kind != _IGNORED
-    ap = _mean_ap(judged.category, judged.score, is_hit, counted, counts)
+    is_hit, counted = judged.kind == _HIT, (judged.kind != _SURPLUS) & ~judged.excused
+    present = np.flatnonzero(counts)
+
+    def mean_ap(category: Indices, hit: Flags, keep: Flags, counts: Indices) -> float:
+        return _mean_ap(category, judged.score, hit, keep, counts, present)
+
+    ap = mean_ap(judged.category, is_hit, counted, counts)
     best = _best_of_each_object(judged)
     gains = {}
     for kind in ERRORS[:-1]:
@@ -82,14 +90,14 @@ def analyse_errors(
         mended = wrong & best
         category = judged.category.copy()
         category[mended] = judged.object_category[judged.meant[mended]]
-        keep = counted & (~wrong | mended)
-        gains[kind] = _mean_ap(category, judged.score, is_hit | mended, keep, counts) - ap
+        keep = (counted & ~wrong) | mended
+        gains[kind] = mean_ap(category, is_hit | mended, keep, counts) - ap
     covered = judged.object_found.copy()
     covered[judged.meant[judged.meant >= 0]] = True
     for name, left in (("missed", covered), ("false_negative", judged.object_found)):
         fewer = np.bincount(judged.object_category[left], minlength=len(classes))
-        gains[name] = _mean_ap(judged.category, judged.score, is_hit, counted, fewer) - ap
-    gains["false_positive"] = _mean_ap(judged.category, judged.score, is_hit, is_hit, counts) - ap
+        gains[name] = mean_ap(judged.category, is_hit, counted, fewer) - ap
+    gains["false_positive"] = mean_ap(judged.category, is_hit, is_hit, counts) - ap
     return ErrorResult(ap50=100 * ap, gains={name: 100 * gains[name] for name in (*ERRORS, *SUMS)})
 
 
@@ -110,11 +118,19 @@ def _mean_ap(
     hit: Flags,
     keep: Flags,
     counts: Indices,
+    classes: Indices,
 ) -> float:
-    """COCO's AP in [0, 1] at one IoU, over the classes with an object; 0 if there is none."""
+    """COCO's AP in [0, 1] at one IoU, over the classes with an object; 0 if there is none.
+
+    A class that mending has left without any object counts as 0 as long as boxes are found of it,
+    else it is left out: the toolbox's way.
+    """
     per_class = []
-    for index in np.flatnonzero(counts > 0):
+    for index in classes:
         rows = np.flatnonzero(keep & (category == index))
+        if counts[index] == 0:
+            per_class += [0.0] * bool(len(rows))
+            continue
         rows = rows[np.argsort(-score[rows], kind="stable")]
         hits = np.cumsum(hit[rows])
         precision = hits / np.arange(1, len(rows) + 1)
@@ -137,6 +153,7 @@ def _judge(
     )
     rows: list[Indices] = [np.zeros(0, np.int64)]
     kinds: list[NDArray[np.str_]] = [np.zeros(0, "<U12")]
+    excused: list[Flags] = [np.zeros(0, bool)]
     meant: list[Indices] = [np.zeros(0, np.int64)]
     categories: list[Indices] = [np.zeros(0, np.int64)]
     found: list[Flags] = [np.zeros(0, bool)]
@@ -144,7 +161,7 @@ def _judge(
     for image, start, end in zip(ids.tolist(), starts, ends):
         boxes, category, crowd = objects[image]
         here = order[start:end]
-        kind, local, hit = judge_image(
+        verdict = judge_image(
             detections.boxes[here].astype(np.float64),
             detections.category[here],
             boxes,
@@ -154,15 +171,17 @@ def _judge(
         number = np.append(np.cumsum(~crowd) - 1 + seen, -1)  # the last: -1 stays -1
         seen += int((~crowd).sum())
         rows.append(here)
-        kinds.append(kind)
-        meant.append(number[local])
+        kinds.append(verdict.kind)
+        excused.append(verdict.excused)
+        meant.append(number[verdict.meant])
         categories.append(category[~crowd])
-        found.append(hit[~crowd])
+        found.append(verdict.found[~crowd])
     row = np.concatenate(rows)
     return _Judged(
         category=detections.category[row],
         score=score[row],
         kind=np.concatenate(kinds),
+        excused=np.concatenate(excused),
         meant=np.concatenate(meant),
         object_category=np.concatenate(categories),
         object_found=np.concatenate(found),
@@ -188,30 +207,42 @@ def _objects(
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageVerdict:
+    """d detections and n objects of one image; see ``_Judged``."""
+
+    kind: NDArray[np.str_]
+    excused: Flags
+    meant: Indices
+    found: Flags
+    """(n,) objects, no crowds."""
+
+
 def judge_image(
     boxes: Boxes, category: Indices, truths: Boxes, truth_category: Indices, crowd: Flags
-) -> tuple[NDArray[np.str_], Indices, Flags]:
-    """(d,) kinds, (d,) objects meant, (n,) objects found; detections by falling score."""
+) -> ImageVerdict:
+    """Match one image's detections, given by falling score, and name what is wrong with them."""
     kind = np.full(len(boxes), "background", dtype="<U12")
     meant = np.full(len(boxes), -1, dtype=np.int64)
     same = category[:, None] == truth_category
     iou = _overlap(boxes, truths, crowd)
-    found = np.zeros(len(truths), dtype=bool)
+    found, excused = np.zeros(len(truths), dtype=bool), np.zeros(len(boxes), dtype=bool)
     of_class: dict[int, int] = {}
     for row in range(len(boxes)):
         rank = of_class[category[row]] = of_class.get(category[row], -1) + 1
         open_ = same[row] & (iou[row] >= HIT_IOU)
         free = np.flatnonzero(open_ & ~crowd & ~found)
         if rank >= MAX_DETECTIONS:
-            kind[row] = _IGNORED
+            kind[row] = _SURPLUS
         elif len(free):
             # of equal overlaps COCO takes the last
             found[free[len(free) - 1 - np.argmax(iou[row, free][::-1])]] = True
             kind[row] = _HIT
-        elif (open_ & crowd).any():
-            kind[row] = _IGNORED
+        else:
+            excused[row] = (open_ & crowd).any()
+    verdict = ImageVerdict(kind=kind, excused=excused, meant=meant, found=found)
     if not (~crowd).any():
-        return kind, meant, found
+        return verdict
     own = np.where(same & ~crowd, iou, -1.0)
     other = np.where(~same & ~crowd, iou, -1.0)
     wrong = kind == "background"
@@ -223,7 +254,7 @@ def judge_image(
     kind[rest & (np.maximum(own, other).max(1) > BACKGROUND_IOU)] = "both"
     meant[location] = own.argmax(1)[location]
     meant[wrong_class] = other.argmax(1)[wrong_class]
-    return kind, meant, found
+    return verdict
 
 
 def _overlap(boxes: Boxes, truths: Boxes, crowd: Flags) -> NDArray[np.float64]:

@@ -265,7 +265,7 @@ def _pixel_axes(axes: Axes, scene: Scene, colour: str, ylabel: str | None, *, bo
         # a number at the end would meet the next panel's
         ticks(range(0, int(0.93 * size) + 1, step))
     left = ylabel is not None
-    shown = dict(left=left, labelleft=left, bottom=bottom, labelbottom=bottom)
+    shown: Any = dict(left=left, labelleft=left, bottom=bottom, labelbottom=bottom)
     axes.tick_params(labelsize=_SMALL - 1, colors=colour, length=2, pad=1.5, **shown)
     if ylabel is not None:
         axes.set_ylabel(ylabel, color=colour, size=_SMALL)

@@ -160,7 +160,8 @@ def _predicted(scene: Scene, name: str, found: Detections) -> Html:
     rows = rows[np.argsort(-found.score[rows], kind="stable")][: len(truths)]
     boxes = found.boxes[rows].astype(np.float64) * np.tile(scene.scale, 2)
     crowd = np.zeros(len(truths), dtype=bool)
-    kind, _, hit = judge_image(boxes, found.category[rows], truths, labels, crowd)
+    verdict = judge_image(boxes, found.category[rows], truths, labels, crowd)
+    kind, hit = verdict.kind, verdict.found
     right = kind == "hit"
 
     def draw(axes: Axes) -> None:

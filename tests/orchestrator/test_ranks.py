@@ -17,6 +17,8 @@ from orchestrator.ranks import free_address
 from tests.orchestrator.rank_cases import cases
 from tests.support.runs import ROOT
 
+pytestmark = pytest.mark.slow
+
 LIMIT_S = 600.0
 """Of one pair of processes, which works off all cases unless one fails."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import assignment, dense, evaluation, harness, long_run, scale
+from benchmarks import assignment, dense, evaluation, harness, iteration, long_run, scale
 from benchmarks.harness import Pair, Result, interleave, peak_bytes
 from orchestrator.config import load_config
 from orchestrator.datasets import PreparedData, prepare_data
@@ -217,6 +217,29 @@ def test_scale_judges_ranks_and_growth() -> None:
     assert lines["scale/32-ranks"].goal == 0.05 and lines["scale/32-ranks"].reached
     assert lines["scale/growth/added"].ratio == pytest.approx(0.5)
     assert lines["scale/growth/controller"].ratio == pytest.approx(0.5)
+
+
+def test_iterations_are_timed_in_blocks_in_turns() -> None:
+    order: list[str] = []
+
+    def runner(name: str, seconds: float) -> Any:
+        def run(count: int) -> list[float]:
+            order.append(name)
+            return [seconds] * count
+
+        return run
+
+    names = ("colad", "apart", "in-process", "in-process, our fit", "lad")
+    names += ("mmdet LAD", "mmdet LAD, no fit", "student alone")
+    runners = {name: runner(name, 0.1 * (i + 1)) for i, name in enumerate(names)}
+    medians = iteration.in_turns(runners, 2 * iteration.BLOCK)
+    assert order == 3 * list(names)  # the first block warms up
+    assert all(len(values) == 2 for values in medians.values())
+    lines = {line.name: line for line in iteration._results(medians, 32.0)}
+    assert lines["iteration/colad-over-apart"].ratio == pytest.approx(0.5)
+    assert lines["iteration/colad-vs-in-process"].ratio == pytest.approx(3.0)
+    goals = {name: line.goal for name, line in lines.items() if line.goal is not None}
+    assert sorted(goals.values()) == [1.03, 1.2, 1.6]
 
 
 def small_data(folder: Path) -> tuple[Any, PreparedData]:

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from orchestrator.data.text import inert
 from orchestrator.errors import ConfigError, CoTrainError
-from orchestrator.quiet import quiet_environment
+from orchestrator.quiet import leave_notebook, quiet_environment
 
 app = typer.Typer(
     name="colad",
@@ -532,6 +532,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: of the command line; None takes this process's.
     """
     quiet_environment()
+    leave_notebook()
     warnings.filterwarnings("ignore", category=UserWarning, module=r"mmengine|mmdet|mmcv")
     warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming")  # mmdet's points
     warnings.filterwarnings("ignore", category=FutureWarning, module="mmdet")  # 3.3.0's autocast

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,8 @@ from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from orchestrator.quiet import BELOW_NOTEBOOK
 
 _WIDEST_PANEL = 110
 _LINE_EVERY_S = 10.0
@@ -57,14 +58,13 @@ class Progress:
     """What the run waits for, if anything."""
 
 
-def can_animate(console: Console, environment: Mapping[str, str] = os.environ) -> bool:
+def can_animate(console: Console, notebook: bool = BELOW_NOTEBOOK) -> bool:
     """Whether lines can be drawn over: on a terminal whose cursor goes back.
 
     Not so in pipes and files, even where FORCE_COLOR makes rich call them terminals, nor below a
     cell of a notebook: Jupyter runs its commands in a pseudo-terminal and shows what they print as
-    it comes. Its kernels are known by the variables that they set.
+    it comes.
     """
-    notebook = "JPY_PARENT_PID" in environment or "inline" in environment.get("MPLBACKEND", "")
     if notebook or console.is_jupyter or console.is_dumb_terminal:
         return False
     return console.is_terminal and console.file.isatty()

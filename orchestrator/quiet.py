@@ -1,9 +1,10 @@
-"""Ray's environment for our runs; must be set before Ray is imported first."""
+"""Environment of our runs: Ray's, set before Ray is imported first, and that of notebooks."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # Tune's own tables; we show the run ourselves
@@ -20,3 +21,18 @@ def quiet_environment() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
+
+
+def below_notebook(environment: Mapping[str, str]) -> bool:
+    """Whether a cell of a notebook started this process: its kernel sets one of these or both."""
+    return "JPY_PARENT_PID" in environment or "inline" in environment.get("MPLBACKEND", "")
+
+
+BELOW_NOTEBOOK = below_notebook(os.environ)
+"""As this process began, before ``leave_notebook``."""
+
+
+def leave_notebook() -> None:
+    """Forget the kernel's backend of figures, which may not be installed here; we write files."""
+    if BELOW_NOTEBOOK:
+        os.environ["MPLBACKEND"] = "agg"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from orchestrator.live_view import LiveView, Progress, can_animate, duration, render_panel
+from orchestrator.quiet import below_notebook
 
 LOSSES = {"cls": 0.5123, "bbox": 1.25, "iou": 123.456, "total": 125.2}
 PROGRESS = Progress(
@@ -105,16 +106,9 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def no_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the tests were not run from one."""
-    for name in ("JPY_PARENT_PID", "MPLBACKEND"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.usefixtures("no_notebook")
-def test_terminal_gets_a_panel_and_messages_stay_above() -> None:
-    file = Terminal()
+def test_terminal_gets_a_panel_and_messages_stay_above(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.live_view.can_animate", lambda console: True)
+    file = io.StringIO()
     console = Console(file=file, width=80, height=30, force_terminal=True, color_system=None)
     with LiveView(console, "[not markup] -> runs/demo") as view:
         view.update(_at(1))
@@ -144,7 +138,7 @@ def test_only_terminals_are_drawn_over(
     file: io.StringIO, environment: dict[str, str], animated: bool
 ) -> None:
     console = Console(file=file, _environ=environment)
-    assert can_animate(console, environment) is animated
+    assert can_animate(console, below_notebook(environment)) is animated
 
 
 def test_pipe_gets_plain_lines() -> None:

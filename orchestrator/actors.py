@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 from assigners.types import Step
 from orchestrator.building import import_custom
 from orchestrator.calls import Calls
-from orchestrator.config import RunConfig
+from orchestrator.config import RunConfig, patience
 from orchestrator.datasets import PreparedData, build_dataset, check_test_pipeline
 from orchestrator.evaluation import Detections
 from orchestrator.exchange import PackedTable
@@ -28,8 +28,6 @@ from orchestrator.weights import deserialise, serialise
 ACTOR_OPTIONS: dict[str, Any] = dict(max_restarts=0, enable_task_events=False)
 """Of every network and feeder: Tune restarts a run whole, and a record in Ray's task table of every
 call would cost some percent of a large run and fill its control store."""
-PREDICTED = 500
-"""Validation images for which an evaluation is given the usual time to answer once more."""
 
 
 class NetworkProcess:
@@ -198,10 +196,10 @@ class ActorNetwork:
         return self._made("describe", [actor.describe.remote() for actor in self.actors])
 
     def predict(self) -> list[Any]:
-        """Predict the validation images; given the usual time for every ``PREDICTED`` of them."""
+        """Predict the validation images; given more time the more they are."""
         answers = [actor.predict.remote(self.num_ranks) for actor in self.actors]
         share = self.spec.data.val.num_images / self.num_ranks
-        return self._made("predict", answers, patience=1.0 + share / PREDICTED)
+        return self._made("predict", answers, patience=patience(share))
 
     def save(self) -> list[Any]:
         return self._made("save", [actor.save.remote() for actor in self.actors])

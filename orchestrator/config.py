@@ -410,6 +410,11 @@ class ResourceConfig:
         )
 
 
+def patience(images: float) -> float:
+    """How many times ``resources.hang_timeout`` an evaluation of so many images may take."""
+    return 1.0 + images / 500
+
+
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
     """What the run directory records."""

@@ -6,6 +6,7 @@ a checkpoint. Tune's loop has the main thread; a second thread reads the notice 
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import functools
 import logging
@@ -42,7 +43,7 @@ from orchestrator.placement import (
     resolve_ranks,
 )
 from orchestrator.quiet import quiet_environment
-from orchestrator.run_watch import RunWatcher
+from orchestrator.run_watch import RunWatcher, silence_of
 from orchestrator.runlog import read_log, write_environment
 from orchestrator.trainer import make_plan
 from orchestrator.waiting import ResourceWait, check_wait
@@ -393,6 +394,9 @@ def fit_to_cluster(config: RunConfig, *, wait: bool = False) -> RunConfig:
 
     nodes = living_nodes()
     config = resolve_ranks(resolve_gpus(config, ray.cluster_resources()), nodes)
+    if wait and config.resources.ranks_per_node == "auto":  # of nodes that nobody knows yet
+        resources = dataclasses.replace(config.resources, ranks_per_node=1)
+        config = dataclasses.replace(config, resources=resources)
     if not wait:
         check_resources(plan_placement(config), nodes)
     return config
@@ -415,7 +419,8 @@ def _drive(config: RunConfig, run_dir: Path, wait_s: float | None, view: LiveVie
             "another --work-dir"
         ) from error
     wait = ResourceWait(plan_placement(config), wait_s, view.message)
-    watcher = RunWatcher(run_dir, board, view, RetryBudget(config.resources), wait)
+    silence_s = silence_of(config, load_prepared(run_dir / "data.json").val.num_images)
+    watcher = RunWatcher(run_dir, board, view, RetryBudget(config.resources), wait, silence_s)
     try:
         tuner = _make_tuner(config, run_dir, watcher)
         with watcher.running():

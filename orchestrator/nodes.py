@@ -76,7 +76,7 @@ def check_nodes(
     modules: Iterable[str],
     needed: int,
 ) -> int:
-    """Ask every node that a part of the run may land on; a cluster of this machine alone is not.
+    """Ask every node that a part of the run may land on; this machine alone is not.
 
     Args:
         plan: the run's.
@@ -94,7 +94,7 @@ def check_nodes(
     import ray
 
     hosts = possible_hosts(plan, living_nodes())
-    if [host.id for host in hosts] == [ray.get_runtime_context().get_node_id()]:
+    if {host.id for host in hosts} <= {ray.get_runtime_context().get_node_id()}:
         return 0
     token = run_dir / f".seen-{secrets.token_hex(8)}"
     question = Question(

@@ -95,8 +95,8 @@ class Watched(Protocol):
         """A trial's run directory."""
         ...
 
-    def started(self, trial: str) -> None:
-        """A trial has its place, and runs."""
+    def started(self, trial: str, controller: Any) -> None:
+        """A trial has its place, and runs in this actor."""
         ...
 
     def lost(self, trial: str, cause: BaseException) -> bool:
@@ -118,7 +118,7 @@ def trial_events(watched: Watched) -> Any:
         def on_trial_start(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any
         ) -> None:
-            watched.started(str(trial))
+            watched.started(str(trial), trial.temporary_state.ray_actor)
 
         def on_trial_recover(
             self, iteration: int, trials: list[Any], trial: Any, **info: Any

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.config import RunConfig, patience
 from orchestrator.errors import NetworkLostError
 from orchestrator.live_view import LiveView, Progress
 from orchestrator.waiting import ResourceWait, StoreWatch
@@ -30,6 +31,20 @@ STOP_GRACE_S = 60.0
 POLL_S = 0.25
 
 
+def silence_of(config: RunConfig, num_val: int) -> float | None:
+    """How long a controller may say nothing: twice what it gives a network for an evaluation, since
+    it computes the metrics itself, and writes checkpoints.
+
+    Args:
+        config: of the run.
+        num_val: validation images.
+    """
+    limit = config.resources.hang_timeout
+    if limit is None:
+        return None
+    return 2 * limit * patience(num_val / config.resources.ranks)
+
+
 class RunWatcher:
     """Reads the notice board, shows it, and decides when Tune's loop shall end.
 
@@ -37,9 +52,9 @@ class RunWatcher:
         run_dir: of the run.
         board: its ``RunMonitor`` actor.
         view: shows the run.
-        file: for ``colad watch``.
         budget: of restarts.
-        wait: for resources; its ``say`` is this watcher's.
+        wait: for resources.
+        silence_s: how long the controller may say nothing; None: for ever.
     """
 
     def __init__(
@@ -49,10 +64,14 @@ class RunWatcher:
         view: LiveView,
         budget: RetryBudget,
         wait: ResourceWait,
+        silence_s: float | None,
     ) -> None:
         self.run_dir, self.board, self.view = run_dir, board, view
         self.file, self.budget, self.wait = ProgressFile(run_dir), budget, wait
         self.store = StoreWatch(view.message)
+        self.silence_s = silence_s
+        self._controller: Any = None
+        self._heard_s = 0.0
         self.progress: Progress | None = None
         self.outcome, self.error = "", ""
         self.given_up = ""
@@ -67,10 +86,12 @@ class RunWatcher:
     def run_dir_of(self, trial: str) -> Path:
         return self.run_dir
 
-    def started(self, trial: str) -> None:
+    def started(self, trial: str, controller: Any) -> None:
         self.wait.end()
+        self._heard_s, self._controller = time.monotonic(), controller
 
     def lost(self, trial: str, cause: BaseException) -> bool:
+        self._controller = None
         if not isinstance(cause, NetworkLostError):
             self.given_up = f"the controller failed: {type(cause).__name__}: {cause}"
         elif not self.budget.spend(cause):
@@ -82,6 +103,7 @@ class RunWatcher:
 
     def ended(self, trial: str, *, error: bool) -> None:
         self.wait.end()
+        self._controller = None
 
     # -- while it runs --------------------------------------------------------------------------
 
@@ -100,6 +122,8 @@ class RunWatcher:
             for number, handler in previous.items():
                 signal.signal(number, handler)
         self._read()
+        if self.given_up and not self.outcome:
+            self.file.write(self.progress, "failed", self.given_up)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:  # asked twice: do not wait for the checkpoint
@@ -113,6 +137,7 @@ class RunWatcher:
             self._read()
             self.given_up = self.given_up or self.wait.check()
             self.store.check(time.monotonic())
+            self._check_controller(time.monotonic())
             if self.signal is not None and not asked:
                 asked = True
                 self.view.message("stopping: writing a checkpoint first")
@@ -122,6 +147,18 @@ class RunWatcher:
                 # Tune ends its loop at this signal and leaves the trial unfinished, to be resumed.
                 os.kill(os.getpid(), signal.SIGUSR1)
                 return
+
+    def _check_controller(self, now: float) -> None:
+        """Kill a controller that is silent for too long; Tune sees that, and starts another."""
+        import ray
+
+        silent_s = now - self._heard_s
+        controller = self._controller
+        if controller is None or self.silence_s is None or silent_s < self.silence_s:
+            return
+        self._controller = None
+        self.view.message(f"the controller has said nothing for {silent_s:.0f} s: killed")
+        ray.kill(controller)
 
     def _read(self) -> None:
         import ray
@@ -136,6 +173,8 @@ class RunWatcher:
         shown = notice.progress and dataclasses.replace(
             notice.progress, retries=self.budget.restarts
         )
+        if notice.messages or shown != self.progress:
+            self._heard_s = time.monotonic()
         if shown is not None and shown != self.progress:
             self.progress = shown
             self.view.update(shown)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from orchestrator.errors import NetworkLostError
 from orchestrator.retries import RetryBudget
@@ -61,7 +62,7 @@ class Watcher:
     def run_dir_of(self, trial: str) -> Path:
         return self.layout.trial_dir(trial)
 
-    def started(self, trial: str) -> None:
+    def started(self, trial: str, controller: Any) -> None:
         self._running.add(trial)
         self.wait.end()
 

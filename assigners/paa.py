@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from assigners.boxes import aligned_giou, gt_blocks, pairwise_iou, rows_per_block
+from assigners.boxes import aligned_giou, aligned_iou, gt_blocks, pairwise_iou, rows_per_block
 from assigners.focal import focal_cost
 from assigners.mixture import fit_mixture
 from assigners.types import (
@@ -28,7 +28,10 @@ from assigners.types import (
 )
 
 SINGLE_CANDIDATE_RULES = ("drop", "keep")
+CUTS = ("mode", "mean")
+BOX_COSTS = ("giou", "iou")
 _DENSITY_TIE = 1e-9  # log-densities closer than this are rounding noise of one tie
+_MEAN_TIE = 1e-9  # relative: a cost closer than this to a mean is the mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +54,8 @@ class PAAAssigner:
         PAA, sec. 3.1-3.2 and fig. 3(c); LAD, sec. 3.2. Reference code differs from the papers, and
         we follow the code: GIoU with weight 1.3 and focal loss over all classes in the cost,
         low-quality matches besides IoU >= 0.1, the nine lowest costs of each level, and a cut at
-        the density mode of component 0 rather than at its mean.
+        the density mode of component 0 rather than at its mean. The text's cost and cut are
+        ``box_cost="iou"``, ``reg_weight=1`` and ``cut="mean"``.
     """
 
     assignment_kind: ClassVar[str] = "hard"
@@ -64,13 +68,18 @@ class PAAAssigner:
     cls_weight: float = 1.0
     """Weight of the focal loss in the cost."""
     reg_weight: float = 1.3
-    """Weight of 1 - GIoU in the cost."""
+    """Weight of the box in the cost."""
+    box_cost: str = "giou"
+    """The box's part of the cost: 1 - GIoU, or ``"iou"``: 1 - IoU (LAD, eq. 2)."""
     alpha: float = 0.25
     """Focal loss: weight of the positive term."""
     gamma: float = 2.0
     """Focal loss: exponent of the modulating factor."""
     single_candidate: str = "drop"
     """A GT's only candidate: ``"drop"`` makes it negative (LAD, CoLAD), ``"keep"`` positive."""
+    cut: str = "mode"
+    """Where positives end: at the ``"mode"`` of the mixture's density among component 0, inclusive,
+    or below the lower ``"mean"`` (LAD, sec. 3.2)."""
 
     def __post_init__(self) -> None:
         if isinstance(self.topk, bool) or not isinstance(self.topk, int) or self.topk < 1:
@@ -83,11 +92,13 @@ class PAAAssigner:
                 raise ValueError(f"PAA: {name} must be finite and >= 0, got {value!r}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"PAA: alpha must be in [0, 1], got {self.alpha!r}")
-        if self.single_candidate not in SINGLE_CANDIDATE_RULES:
-            raise ValueError(
-                f"PAA: single_candidate must be one of {SINGLE_CANDIDATE_RULES}, "
-                f"got {self.single_candidate!r}"
-            )
+        for name, known in (
+            ("box_cost", BOX_COSTS),
+            ("single_candidate", SINGLE_CANDIDATE_RULES),
+            ("cut", CUTS),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"PAA: {name} must be one of {known}, got {getattr(self, name)!r}")
 
     def candidates(self, priors: Priors, gts: GroundTruths) -> Candidates:
         """Anchors that overlap a GT, each belonging to one GT; rows sorted by (gt, prior).
@@ -114,13 +125,15 @@ class PAAAssigner:
         """Classification plus localisation loss of each candidate, detached.
 
         Returns:
-            A table without columns; weighted sum of the focal loss over all classes and 1 - GIoU.
+            A table without columns; weighted sum of the focal loss over all classes and the box's
+            part (``box_cost``).
 
         Source:
             LAD, eq. 2, with the released code's GIoU and weight.
         """
         boxes = predictions.boxes.detach()[candidates.image, candidates.prior].float()
-        gap = 1 - aligned_giou(boxes, gts.boxes[candidates.gt])
+        overlap = aligned_giou if self.box_cost == "giou" else aligned_iou
+        gap = 1 - overlap(boxes, gts.boxes[candidates.gt])
         classification = self._classification(predictions, candidates, gts)
         return CostTable(cost=self.reg_weight * gap + self.cls_weight * classification)
 
@@ -156,7 +169,7 @@ class PAAAssigner:
         step: Step | None = None,
         live: CostTable | None = None,
     ) -> HardAssignment:
-        """Positives of each GT: component 0 of its mixture, up to the density mode.
+        """Positives of each GT: component 0 of its mixture, up to the density mode (or ``cut``).
 
         ``step`` and ``live`` are not used. Ties of cost go to the lower prior index, ties of
         density to the lower cost. Shapes depend on G, top-k and levels only; synchronises once for
@@ -194,6 +207,10 @@ class PAAAssigner:
         # Everything of component 0 before the first mode, and the mode itself.
         before_mode = is_mode.long().cumsum(-1) - is_mode.long() == 0
         positive = low & before_mode
+        if self.cut == "mean":
+            # Rounding must not put equal costs below their own mean.
+            lower = mixture.means.amin(-1, keepdim=True)
+            positive = members & (sample < lower - _MEAN_TIE * lower.abs())
         count = bags.mask.sum(-1)
         if self.single_candidate == "keep":
             positive = positive | (bags.mask & (count == 1)[:, None])

@@ -42,6 +42,8 @@ class CoPAAHead(CoHead, BranchedPAAHead):
             follow the rest of the head: ``topk``, the focal loss, the loss weights and the IoU
             threshold of ``train_cfg.assigner``.
         topk: lowest-cost candidates of each GT and level (mmdet's argument).
+        weigh_taught_boxes: weight positives by IoU in the box loss when taught, too, as the text of
+            LAD has it; its released code does not.
         covariance_type: ``"diag"``, ``"full"`` or ``"spherical"``, without effect: in one dimension
             mmdet's three differ in rounding only, and the fit here is float64 and centred.
 
@@ -63,6 +65,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
         assigner: Mapping[str, Any] | None = None,
         topk: int | None = None,
         covariance_type: str = "diag",
+        weigh_taught_boxes: bool = False,
         **kwargs: Any,
     ) -> None:
         chosen = dict(assigner or {})
@@ -74,6 +77,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
             raise ValueError(f"bbox_head: topk={topk} contradicts assigner.topk={chosen['topk']}")
         topk = chosen.get("topk", 9 if topk is None else topk)
         super().__init__(*args, topk=topk, covariance_type=covariance_type, **kwargs)
+        self.weigh_taught_boxes = weigh_taught_boxes
         self._check()
         self.own_assigner = self._build_own_assigner(chosen)
 
@@ -181,7 +185,8 @@ class CoPAAHead(CoHead, BranchedPAAHead):
         """Focal, GIoU and, with an IoU branch, IoU-prediction losses; ``outs`` is not used.
 
         The box loss weights each positive with the IoU of its box in self-assignment (PAA) and
-        weights all alike when taught (LAD, CoLAD) or without an IoU branch.
+        weights all alike when taught (LAD, CoLAD; unless ``weigh_taught_boxes``) or without an IoU
+        branch.
 
         Raises:
             TypeError: the assignment is not a hard one.
@@ -199,7 +204,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
                 predictions, assignment, torch.maximum(num_pos, num_images)
             )
         }
-        alike = taught or predictions.quality is None
+        alike = (taught and not self.weigh_taught_boxes) or predictions.quality is None
         if assignment.num_pos == 0:  # this rank learns no box, but its parameters must take part
             losses["loss_bbox"] = boxes.sum() * 0
         else:
@@ -251,7 +256,8 @@ class CoPAAHead(CoHead, BranchedPAAHead):
                 f"aux_cop={self.aux_cop}"
             )
         plain = super().plain_config(config)
-        return {k: v for k, v in plain.items() if k not in ("aux_iou", "aux_iop", "aux_cop")}
+        ours = ("aux_iou", "aux_iop", "aux_cop", "weigh_taught_boxes")
+        return {k: v for k, v in plain.items() if k not in ours}
 
     # -- plain training -------------------------------------------------------------------------
 

@@ -21,9 +21,11 @@ DEFAULTS = {
         iou_threshold=0.1,
         cls_weight=1.0,
         reg_weight=1.3,
+        box_cost="giou",
         alpha=0.25,
         gamma=2.0,
         single_candidate="drop",
+        cut="mode",
     ),
     "DW": dict(
         reading="released",
@@ -119,6 +121,8 @@ def test_defaults_are_the_published_ones(method: str) -> None:
         (dict(type="PAA", alpha=2), "alpha must be in"),
         (dict(type="PAA", gamma=float("inf")), "gamma must be finite"),
         (dict(type="PAA", single_candidate="maybe"), "single_candidate must be one of"),
+        (dict(type="PAA", cut="median"), r"cut must be one of \('mode', 'mean'\), got 'median'"),
+        (dict(type="PAA", box_cost="diou"), "box_cost must be one of"),
     ],
 )
 def test_rejects_bad_configurations(config: dict, message: str) -> None:

@@ -19,7 +19,7 @@ from assigners import (
     Priors,
 )
 from assigners.boxes import pairwise_iou
-from assigners.paa import SINGLE_CANDIDATE_RULES, build_bags
+from assigners.paa import CUTS, SINGLE_CANDIDATE_RULES, build_bags
 from orchestrator import exchange
 
 from .point_scenes import EDGE_SCENES
@@ -177,6 +177,10 @@ def test_literal_cost() -> None:
     gap = 2 - 2 * 128**2 / 328**2
     weighted = PAAAssigner(reg_weight=2, cls_weight=3).costs(moved, candidates, gts)
     assert weighted.cost.item() == pytest.approx(2 * gap + 3 * math.log(2) / 4)
+    half = DensePredictions(cls=torch.zeros(1, 1, 2), boxes=torch.tensor([[[-64.0, -64, 64, 0]]]))
+    for shifted, iou in ((moved, 0.0), (half, 0.5)):
+        printed = PAAAssigner(reg_weight=1, box_cost="iou").costs(shifted, candidates, gts)
+        assert printed.cost.item() == pytest.approx(1 - iou + math.log(2) / 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -203,7 +207,9 @@ def test_costs_carry_no_graph() -> None:
 # -- assignment -----------------------------------------------------------------------------------
 
 
-def slow_positives(cost: np.ndarray, gt: np.ndarray, level: np.ndarray, topk: int) -> set[int]:
+def slow_positives(
+    cost: np.ndarray, gt: np.ndarray, level: np.ndarray, topk: int, cut: str
+) -> set[int]:
     """The rule GT by GT with scikit-learn, as published: the reference of the batched code."""
     mixture = pytest.importorskip("sklearn.mixture")
     positives: set[int] = set()
@@ -225,6 +231,10 @@ def slow_positives(cost: np.ndarray, gt: np.ndarray, level: np.ndarray, topk: in
             precisions_init=np.ones((2, 1, 1)),
             covariance_type="full",
         ).fit(x)
+        if cut == "mean":
+            lower = fit.means_.min() * (1 - 1e-9)
+            positives.update(bag[x[:, 0] < lower].tolist())
+            continue
         low = bag[fit.predict(x) == 0]
         density = fit.score_samples(x)[fit.predict(x) == 0]
         if len(low):
@@ -233,9 +243,12 @@ def slow_positives(cost: np.ndarray, gt: np.ndarray, level: np.ndarray, topk: in
     return positives
 
 
+@pytest.mark.parametrize("cut", CUTS)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 60), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
-def test_equals_the_rule_applied_gt_by_gt(seed: int, num_gts: int, rows: int, topk: int) -> None:
+@settings(max_examples=30, deadline=None)
+def test_equals_the_rule_applied_gt_by_gt(
+    cut: str, seed: int, num_gts: int, rows: int, topk: int
+) -> None:
     random = np.random.default_rng(seed)
     gt = np.sort(random.integers(0, num_gts, rows))
     level = random.integers(0, 3, rows)
@@ -244,14 +257,14 @@ def test_equals_the_rule_applied_gt_by_gt(seed: int, num_gts: int, rows: int, to
     cost = random.choice([0.8, 3.0], rows) + random.gamma(2.0, 0.3, rows).astype(np.float32)
     cost = cost.astype(np.float32)
     candidates = make_candidates(gt.tolist(), level.tolist())
-    assignment = PAAAssigner(topk=topk).assign(
+    assignment = PAAAssigner(topk=topk, cut=cut).assign(
         CostTable(cost=torch.from_numpy(cost)),
         candidates,
         flat_priors((rows, 0, 0)),
         make_gts([[0, 0, 8, 8]] * num_gts),
         num_classes=CLASSES,
     )
-    assert set(assignment.pos_inds.tolist()) == slow_positives(cost, gt, level, topk)
+    assert set(assignment.pos_inds.tolist()) == slow_positives(cost, gt, level, topk, cut)
     assert torch.equal(assignment.pos_gt, candidates.gt[assignment.pos_inds])
 
 
@@ -261,6 +274,19 @@ def test_literal_split() -> None:
     assert assignment.pos_inds.tolist() == [2, 5]
     assert assignment.labels[0].tolist() == [CLASSES, CLASSES, 0, CLASSES, CLASSES, 0]
     assert assignment.label_weights.min() == 1  # what is not positive is plain negative
+
+
+def test_cut_at_the_lower_mean() -> None:
+    # The same components: below 0.875 there is one cost, and none below the mean of equal ones.
+    costs = [4.0, 1.1, 1.0, 1.2, 4.2, 0.2]
+    assert assign_costs(costs, cut="mean").pos_inds.tolist() == [5]
+    assert assign_costs([4.0, 0.9, 1.0, 1.2, 4.2], cut="mean").pos_inds.tolist() == [1, 2]
+    for equal in ([2.0] * 7, [0.1] * 9, [0.0] * 3):
+        assert assign_costs(equal, cut="mean").num_pos == 0
+    far_below = [0.0, 5.0, 5.1, 5.2, 4.9, 5.0, 5.1]  # two costs at least make a component wide
+    assert 0 not in assign_costs(far_below, cut="mean").pos_inds
+    single = assign_costs([1.0], cut="mean", single_candidate="keep")
+    assert single.pos_inds.tolist() == [0]
 
 
 def test_only_the_lowest_costs_of_each_level_enter() -> None:

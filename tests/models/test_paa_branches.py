@@ -237,7 +237,8 @@ def test_rejects(fields: dict[str, Any], message: str) -> None:
 
 
 def test_mmdet_counterpart() -> None:
-    config = dict(cases.head_config(), type="CoPAAHead", aux_cop=False, assigner=dict(type="PAA"))
+    ours = dict(aux_cop=False, weigh_taught_boxes=True, assigner=dict(type="PAA"))
+    config = dict(cases.head_config(), type="CoPAAHead", **ours)
     plain = build().plain_config(config)
     assert plain == dict(cases.head_config(), type="PAAHead")
     for fields in (dict(aux_iou="none"), dict(aux_iou="train_only"), *BRANCHES.values()):

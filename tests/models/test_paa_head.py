@@ -147,6 +147,10 @@ def test_taught_box_loss_weights_positives_alike() -> None:
     assert losses[False]["loss_bbox"].item() == pytest.approx(0, abs=1e-6)  # weight IoU = 0
     for name in ("loss_cls", "loss_iou"):
         assert torch.equal(losses[True][name], losses[False][name])
+    as_printed = build(weigh_taught_boxes=True).loss_from_assignment(
+        given, outs, assignment, priors, gts, taught=True
+    )
+    assert all(torch.equal(as_printed[name], value) for name, value in losses[False].items())
 
 
 def test_probabilities_train_like_logits() -> None:

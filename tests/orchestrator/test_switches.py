@@ -160,6 +160,12 @@ SWITCHES: dict[str, dict[str, list[Overrides]]] = {
             (f"{PAIR[1]}.aux_cop=True",),
             ("networks.student.model.backbone.depth=34",),
         ],
+        "text": [  # LAD, eq. 2 and sec. 3.2 as printed
+            (
+                *assigner(box_cost="iou", reg_weight=1.0, cut="mean"),
+                f"{PAIR[1]}.weigh_taught_boxes=True",
+            )
+        ],
         "teacher_init": [()],  # a checkpoint; without one: the learner of colad
         "dynamic_switch": [
             ("switch={'_delete_': True, 'criterion': 'std_mean'}",),

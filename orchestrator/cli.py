@@ -491,6 +491,20 @@ def voc2coco(
 
 
 @data_app.command()
+def split(
+    annotations: Annotated[Path, typer.Argument(help="COCO annotation file of all images.")],
+    val: Annotated[float, typer.Option(help="Share of the images to measure on.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Which images those are.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the two files.")] = False,
+) -> None:
+    """Split a COCO annotation file at random into train.json and val.json beside it."""
+    from orchestrator.data.split import split_coco
+
+    made = split_coco(annotations, val_share=val, seed=seed, overwrite=overwrite)
+    console.print(escape(str(made)), soft_wrap=True)
+
+
+@data_app.command()
 def stats(
     annotations: Annotated[Path, typer.Argument(help="COCO annotation file.")],
     images: Annotated[

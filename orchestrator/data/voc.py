@@ -190,7 +190,8 @@ def _read_set(path: Path, annotations: Path) -> list[str]:
     except FileNotFoundError:
         there = sorted(shown(p.stem, 40) for p in path.parent.glob("*.txt"))
         raise DataError(
-            f"{where}: no such split list; there are: {first_few(there, limit=10) or 'none'}"
+            f"{where}: no such split list; there are: {first_few(there, limit=10) or 'none'}. "
+            "Without a split all images are converted; `colad data split` then parts them"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{where}: cannot be read: {shown(str(error))}") from error

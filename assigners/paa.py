@@ -54,8 +54,8 @@ class PAAAssigner:
         PAA, sec. 3.1-3.2 and fig. 3(c); LAD, sec. 3.2. Reference code differs from the papers, and
         we follow the code: GIoU with weight 1.3 and focal loss over all classes in the cost,
         low-quality matches besides IoU >= 0.1, the nine lowest costs of each level, and a cut at
-        the density mode of component 0 rather than at its mean. The text's cost and cut are
-        ``box_cost="iou"``, ``reg_weight=1`` and ``cut="mean"``.
+        the density mode of component 0 rather than at its mean. LAD's text is ``box_cost="iou"``,
+        ``reg_weight=1``, ``low_quality=False`` and ``cut="mean"``.
     """
 
     assignment_kind: ClassVar[str] = "hard"
@@ -65,6 +65,9 @@ class PAAAssigner:
     """Lowest-cost candidates of each GT and level that enter the mixture."""
     iou_threshold: float = 0.1
     """An anchor whose best IoU reaches this is a candidate of that GT."""
+    low_quality: bool = True
+    """Whether the anchors that overlap a GT most are candidates below ``iou_threshold``, too, and
+    taken from other GTs."""
     cls_weight: float = 1.0
     """Weight of the focal loss in the cost."""
     reg_weight: float = 1.3
@@ -104,15 +107,18 @@ class PAAAssigner:
         """Anchors that overlap a GT, each belonging to one GT; rows sorted by (gt, prior).
 
         An anchor goes to the GT it overlaps most (lowest index on ties) if that IoU reaches
-        ``iou_threshold``. Then every anchor that attains a GT's largest IoU goes to that GT, all
-        ties included, later GTs overwriting earlier ones. Costs one synchronisation.
+        ``iou_threshold``. Then (``low_quality``) every anchor that attains a GT's largest IoU goes
+        to that GT, all ties included, later GTs overwriting earlier ones. Costs one
+        synchronisation.
 
         Raises:
             ValueError: the priors have no anchor boxes.
         """
         if priors.boxes is None:
             raise ValueError("PAA matches anchors with GTs, but priors.boxes is None")
-        owner = _match(priors.boxes.float(), priors.valid, gts, self.iou_threshold)  # (B, A)
+        owner, overwriting = _match(priors.boxes.float(), priors.valid, gts, self.iou_threshold)
+        if self.low_quality:
+            owner = torch.where(overwriting >= 0, overwriting, owner)  # (B, A)
         image, prior = (owner >= 0).nonzero(as_tuple=True)
         gt = owner[image, prior]
         order = gt.argsort(stable=True)
@@ -217,8 +223,19 @@ class PAAAssigner:
         return positive, (count >= 2) & ~mixture.fitted
 
 
-def _match(anchors: Tensor, valid: Tensor, gts: GroundTruths, threshold: float) -> Tensor:
-    """(B, A) int64 owning GT over the batch, -1 for none; anchors (A, 4), valid (B, A) bool."""
+def _match(
+    anchors: Tensor, valid: Tensor, gts: GroundTruths, threshold: float
+) -> tuple[Tensor, Tensor]:
+    """GTs of each anchor over the batch: the one overlapped most, and the one whose best it is.
+
+    Args:
+        anchors: (A, 4).
+        valid: (B, A) bool.
+
+    Returns:
+        (B, A) int64 twice, -1 for none: above the threshold, and the last GT that this anchor
+        overlaps as much as any does.
+    """
     best = torch.full(valid.shape, -1.0, device=valid.device)
     owner = torch.full(valid.shape, -1, dtype=torch.int64, device=valid.device)
     overwriting = owner.clone()
@@ -234,8 +251,7 @@ def _match(anchors: Tensor, valid: Tensor, gts: GroundTruths, threshold: float) 
         # The largest index is the last GT to overwrite.
         last = torch.where(attains, index, -1).amax(dim=1)
         overwriting[rows] = torch.maximum(overwriting[rows], last)
-    owner = torch.where(best >= threshold, owner, -1)
-    return torch.where(overwriting >= 0, overwriting, owner)
+    return torch.where(best >= threshold, owner, -1), overwriting
 
 
 def build_bags(

@@ -50,13 +50,13 @@ def cop_probability(cls_logits: Tensor, coefficients: Tensor) -> Tensor:
     return total / WINDOW**2
 
 
-def iop_probability(cls_logits: Tensor, objectness: Tensor, bias: Tensor) -> Tensor:
+def iop_probability(cls_logits: Tensor, objectness: Tensor, bias: Tensor | None) -> Tensor:
     """Implicit objectness: class probability above a learned floor, times objectness.
 
     Args:
         cls_logits: (B, C, H, W).
         objectness: (B, 1, H, W) logits.
-        bias: (B, 1, H, W) logits of the floor.
+        bias: (B, 1, H, W) logits of the floor; None: the plain product.
 
     Returns:
         (B, C, H, W) probabilities, float32 or wider; exactly 0, without gradient, at or below the
@@ -64,9 +64,11 @@ def iop_probability(cls_logits: Tensor, objectness: Tensor, bias: Tensor) -> Ten
 
     Source:
         LAD, app. A.2, as AutoAssign's objectness. Reference code differs: the papers have the plain
-        product; it subtracts the floor, and so do we.
+        product; it subtracts the floor, and so do we unless asked for the product.
     """
-    above = (_wide(cls_logits).sigmoid() - _wide(bias).sigmoid()).relu()
+    above = _wide(cls_logits).sigmoid()
+    if bias is not None:
+        above = (above - _wide(bias).sigmoid()).relu()
     return above * _wide(objectness).sigmoid()
 
 
@@ -92,17 +94,19 @@ class ConditionalObjectness(BaseModule):
 class ImplicitObjectness(BaseModule):
     """IOP: convolutions for objectness and floor. Takes class logits and regression features."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, floor: bool = True) -> None:
         super().__init__()
         self.objectness = nn.Conv2d(channels, 1, 3, padding=1)
-        self.bias = nn.Conv2d(channels, 1, 3, padding=1)
+        self.bias = nn.Conv2d(channels, 1, 3, padding=1) if floor else None
 
     def init_weights(self) -> None:
         normal_init(self.objectness, std=0.01)
-        normal_init(self.bias, std=0.01, bias=bias_init_with_prob(BIAS_PRIOR))
+        if self.bias is not None:
+            normal_init(self.bias, std=0.01, bias=bias_init_with_prob(BIAS_PRIOR))
 
     def forward(self, cls_logits: Tensor, features: Tensor) -> Tensor:
-        return iop_probability(cls_logits, self.objectness(features), self.bias(features))
+        bias = None if self.bias is None else self.bias(features)
+        return iop_probability(cls_logits, self.objectness(features), bias)
 
 
 class BranchedPAAHead(PAAHead):
@@ -115,10 +119,12 @@ class BranchedPAAHead(PAAHead):
         aux_iou: ``"none"`` (or None, which is how the command line reads the word);
             ``"train_only"``: trained but left out of the score at inference; ``"train_and_test"``.
         aux_iop: implicit objectness.
+        iop_floor: subtract a learned floor from the class probability there, as the released code
+            does; the text has the plain product.
         aux_cop: conditional objectness.
 
     Raises:
-        ValueError: unknown ``aux_iou``, or COP and IOP at once.
+        ValueError: unknown ``aux_iou``, COP and IOP at once, or no floor without IOP.
 
     Source:
         LAD, app. A, table 10. Reference code differs: its COP head also builds an objectness
@@ -130,6 +136,7 @@ class BranchedPAAHead(PAAHead):
         *args: Any,
         aux_iou: str | None = "train_and_test",
         aux_iop: bool = False,
+        iop_floor: bool = True,
         aux_cop: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -140,7 +147,10 @@ class BranchedPAAHead(PAAHead):
             raise ValueError(
                 "bbox_head: aux_iop and aux_cop both replace the class probability; set one of them"
             )
+        if not (iop_floor or aux_iop):
+            raise ValueError("bbox_head.iop_floor=False is IOP's: set aux_iop=True or leave it out")
         self.aux_iou, self.aux_iop, self.aux_cop = aux_iou, aux_iop, aux_cop
+        self.iop_floor = iop_floor
         super().__init__(*args, **kwargs)
 
     @property
@@ -160,7 +170,7 @@ class BranchedPAAHead(PAAHead):
         if self.aux_cop:
             self.objectness: nn.Module = ConditionalObjectness(self.feat_channels)
         elif self.aux_iop:
-            self.objectness = ImplicitObjectness(self.feat_channels)
+            self.objectness = ImplicitObjectness(self.feat_channels, self.iop_floor)
 
     def forward_single(self, x: Tensor, scale: nn.Module) -> tuple[Tensor, Tensor, Tensor | None]:
         """Class logits or probabilities, box deltas, IoU logits or None of one level."""

@@ -256,7 +256,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
                 f"aux_cop={self.aux_cop}"
             )
         plain = super().plain_config(config)
-        ours = ("aux_iou", "aux_iop", "aux_cop", "weigh_taught_boxes")
+        ours = ("aux_iou", "aux_iop", "iop_floor", "aux_cop", "weigh_taught_boxes")
         return {k: v for k, v in plain.items() if k not in ours}
 
     # -- plain training -------------------------------------------------------------------------

@@ -19,6 +19,7 @@ DEFAULTS = {
     "PAA": dict(
         topk=9,
         iou_threshold=0.1,
+        low_quality=True,
         cls_weight=1.0,
         reg_weight=1.3,
         box_cost="giou",

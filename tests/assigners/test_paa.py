@@ -92,6 +92,7 @@ def test_small_gt_takes_every_anchor_that_contains_it() -> None:
     priors = make_priors(strides=(64,))
     gts = make_gts([[60, 60, 62, 62]])  # IoU 4 / 512^2 with each of the four anchors
     assert owners(PAAAssigner().candidates(priors, gts), priors)[0].tolist() == [0, 0, 0, 0]
+    assert len(PAAAssigner(low_quality=False).candidates(priors, gts)) == 0
 
 
 def test_later_gt_overwrites_a_shared_best_anchor() -> None:
@@ -107,6 +108,8 @@ def test_duplicated_boxes_go_to_the_later_gt_where_best_and_to_the_earlier_elsew
     iou = pairwise_iou(torch.tensor([box]), priors.boxes)[0]
     assert torch.equal(found == 1, iou == iou.max())
     assert torch.equal(found == 0, (iou >= 0.1) & (iou < iou.max()))
+    plain = PAAAssigner(low_quality=False).candidates(priors, make_gts([box, box]))
+    assert torch.equal(owners(plain, priors)[0] == 0, iou >= 0.1) and not plain.gt.any()
 
 
 def test_degenerate_gt_takes_every_anchor_left_at_zero_overlap() -> None:

@@ -20,7 +20,7 @@ from .detector_cases import build_detector, make_sample, total, two_images  # no
 from .head_cases import CLASSES, LEVELS  # noqa: E402
 
 BRANCHES: dict[str, dict[str, Any]] = {"cop": {"aux_cop": True}, "iop": {"aux_iop": True}}
-PRODUCTS = {**BRANCHES, "neither": {}}
+PRODUCTS = {**BRANCHES, "product": {"aux_iop": True, "iop_floor": False}, "neither": {}}
 
 
 def build(**fields: Any) -> CoPAAHead:
@@ -63,6 +63,9 @@ def test_iop_by_hand() -> None:
     found = iop_probability(cls, objectness, bias)
     assert found[0, 0].item() == pytest.approx((0.5 - 0.268941) * 0.731059, rel=1e-4)
     assert found[0, 1] == 0  # below the floor
+    plain = iop_probability(cls, objectness, None)
+    expected = [0.5 * 0.731059, 0.047426 * 0.731059]
+    assert plain.flatten().tolist() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("branch", BRANCHES)
@@ -127,6 +130,11 @@ def test_convolutions_built() -> None:
         "objectness.objectness.bias",
         "objectness.bias.weight",
         "objectness.bias.bias",
+    }
+    product = build(aux_iop=True, iop_floor=False)
+    assert {n for n, _ in product.named_parameters()} - plain == {
+        "objectness.objectness.weight",
+        "objectness.objectness.bias",
     }
 
 
@@ -225,6 +233,7 @@ def test_probability_losses_without_iou_weight_boxes_alike(branch: str) -> None:
     [
         (dict(aux_iou="test_only"), r"bbox_head\.aux_iou 'test_only'"),
         (dict(aux_cop=True, aux_iop=True), "set one of them"),
+        (dict(iop_floor=False), "iop_floor=False is IOP's"),
         (
             dict(aux_cop=True, loss_cls=dict(type="CrossEntropyLoss", use_sigmoid=True)),
             r"loss_cls must be a FocalLoss",

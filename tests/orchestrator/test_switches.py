@@ -61,7 +61,11 @@ SWITCHES: dict[str, dict[str, list[Overrides]]] = {
             head(aux_cop=True, aux_iou=kind) for kind in ("none", "train_only", "train_and_test")
         ],
         "aux_iop": [
-            head(aux_iop=True, aux_iou=kind) for kind in ("none", "train_only", "train_and_test")
+            *(
+                head(aux_iop=True, aux_iou=kind)
+                for kind in ("none", "train_only", "train_and_test")
+            ),
+            head(aux_iop=True, iop_floor=False),
         ],
         "distill": [()],  # none
     },
@@ -162,7 +166,7 @@ SWITCHES: dict[str, dict[str, list[Overrides]]] = {
         ],
         "text": [  # LAD, eq. 2 and sec. 3.2 as printed
             (
-                *assigner(box_cost="iou", reg_weight=1.0, cut="mean"),
+                *assigner(box_cost="iou", reg_weight=1.0, cut="mean", low_quality=False),
                 f"{PAIR[1]}.weigh_taught_boxes=True",
             )
         ],

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from assigners import build_assigner
@@ -43,7 +44,7 @@ def costs_section(run: RunData) -> Html:
     ]
     at = int(rows["iteration"].iloc[0])
     what = (
-        "the nine lowest costs of each level (top-k) enter the mixture; what lies left of the "
+        f"the {assigner.topk} lowest costs of each level enter the mixture; what lies left of the "
         "threshold and belongs to the low component is positive"
         if isinstance(assigner, PAAAssigner)
         else "the method has no mixture: dots are the positive weights that it gives at each cost"
@@ -89,6 +90,7 @@ def _cost_figure(run: RunData, rows: pd.DataFrame, assigner: object, number: int
             text = _mixture(axes, rows, cost, weight, assigner.topk)
         else:
             text = _weights(axes, cost, weight)
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     return figure(title, drawn[0], text)
 
 

@@ -1,7 +1,7 @@
 """The iteration: ours (two actors, one thread each) against in-process peers (two threads).
 
     colad/apart        two co-training networks over the same two as independent solo trainings at
-                       once, of which the slower counts: what co-training itself costs
+                       once on one feed, of which the slower counts: what co-training itself costs
     colad/in-process   against the same networks one after the other in one process, with mmdet's
                        mixture fit per GT and with ours
     lad/mmdet          against mmdet's ``LAD`` detector, with and without its mixture fits, and
@@ -60,7 +60,7 @@ def run(quick: bool) -> list[Result]:
 
 def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], float]:
     """All loops, and the mean number of GTs per batch."""
-    from benchmarks.loops import Loop, run_together
+    from benchmarks.loops import Feed, Loop, run_together
     from benchmarks.peers import InProcessCoLAD, MMDetLAD, make_batches
     from orchestrator.building import build_detector, resolve_model
     from orchestrator.config import NetworkConfig, SwitchConfig, load_config
@@ -81,7 +81,9 @@ def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], 
         networks={"a": frozen, "b": equal},
         switch=SwitchConfig(criterion="fixed", teacher="a"),
     )
-    singles = [Loop(replace(solo, networks={name: equal}), data) for name in ("a", "b")]
+    feed, alone = Feed(solo, data, readers=2), replace(solo, networks={"b": equal})
+    apart = [Loop(replace(solo, networks={n: equal}), data, feed) for n in ("a", "b")]
+    student_alone = Loop(alone, data)
     ours, taught = Loop(colad, data), Loop(lad, data)
     batches = make_batches(colad, data)
     whole = replace(colad, resources=replace(colad.resources, threads=2))
@@ -94,13 +96,13 @@ def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], 
     torch.set_num_threads(2)
     return {
         "colad": ours.run,
-        "apart": lambda count: run_together(singles, count),
+        "apart": lambda count: run_together(apart, count),
         "in-process": with_fit.run,
         "in-process, our fit": without.run,
         "lad": taught.run,
         "mmdet LAD": mmdet_lad.run,
         "mmdet LAD, no fit": mmdet_lad.run_without_fit,
-        "student alone": singles[1].run,
+        "student alone": student_alone.run,
     }, sum(sum(batch.counts) for batch in batches) / len(batches)
 
 

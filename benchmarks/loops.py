@@ -18,6 +18,7 @@ from orchestrator.actors import (
     ActorNetwork,
     FeederProcess,
     NetworkProcess,
+    ShardBatch,
     locate,
 )
 from orchestrator.calls import Calls
@@ -30,15 +31,44 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "colad_shape
 LOOKAHEAD = 2
 
 
+class Feed:
+    """One feeder for ``readers`` loops that run at once, so that together they decode once.
+
+    Each loop asks for every position, in order; a batch is kept until the last of them has it.
+    """
+
+    def __init__(self, config: RunConfig, data: PreparedData, readers: int = 1) -> None:
+        feeder, calls = ray.remote(FeederProcess).options(num_cpus=0).remote(), Calls()
+        feed = ActorFeed([{"": feeder}], config.feed.prefetch, calls)
+        feed.build(config, data)
+        self.share(feed, calls, readers)
+
+    def share(self, feed: ActorFeed, calls: Calls, readers: int) -> None:
+        """Hand on what ``feed`` gives, ``readers`` times each; ``calls`` is the feed's."""
+        self.feed, self.calls, self.readers = feed, calls, readers
+        self._lock = threading.Lock()
+        self._kept: dict[int, tuple[list[ShardBatch], int]] = {}
+
+    def batches(self, position: int) -> list[ShardBatch]:
+        """As ``ActorFeed`` gives them."""
+        with self._lock:
+            if position in self._kept:
+                batches, left = self._kept.pop(position)
+            else:
+                batches, left = self.feed.batches(position), self.readers
+            if left > 1:
+                self._kept[position] = batches, left - 1
+            else:
+                self.calls.forget(batch.on("") for batch in batches)
+            return batches
+
+
 class Loop:
     """One training of one or more networks: its actors and its driving loop."""
 
-    def __init__(self, config: RunConfig, data: PreparedData) -> None:
-        self.config = config
-        feeder = ray.remote(FeederProcess).options(num_cpus=0).remote()
-        self.calls = Calls()
-        self.feed = ActorFeed([{"": feeder}], config.feed.prefetch, self.calls)
-        self.feed.build(config, data)
+    def __init__(self, config: RunConfig, data: PreparedData, feed: Feed | None = None) -> None:
+        self.config, self.calls = config, Calls()
+        self.feed = Feed(config, data) if feed is None else feed
         self.networks = [self._start(name, data) for name in config.networks]
         self.done = 0
 

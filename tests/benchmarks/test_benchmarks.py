@@ -242,6 +242,29 @@ def test_iterations_are_timed_in_blocks_in_turns() -> None:
     assert sorted(goals.values()) == [1.03, 1.2, 1.6]
 
 
+def test_readers_of_one_feed_get_the_same_batches_once() -> None:
+    from benchmarks.loops import Feed
+    from orchestrator.calls import Calls
+
+    class Batch:
+        def on(self, node: str) -> Batch:
+            return self
+
+    class Feeder:
+        asked: list[int] = []
+
+        def batches(self, position: int) -> list[Batch]:
+            self.asked.append(position)
+            return [Batch()]
+
+    feed = Feed.__new__(Feed)  # without its actor
+    feed.share(Feeder(), Calls(), readers=2)
+    first = [feed.batches(position)[0] for position in range(3)]
+    second = [feed.batches(position)[0] for position in range(3)]
+    assert first == second and Feeder.asked == [0, 1, 2]
+    assert not feed._kept
+
+
 def small_data(folder: Path) -> tuple[Any, PreparedData]:
     config = load_config(CONFIG, [*SMALL, f"data.root={folder / 'shapes'}"])
     return config, prepare_data(config.data, folder)

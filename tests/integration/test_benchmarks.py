@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import exchange, scale
+from benchmarks import exchange, feed, scale
 from tests.support.runs import CONFIG
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -32,14 +33,31 @@ def test_sleeping_ranks_go_through_the_trainer(ray_session: Any, tmp_path: Path)
     assert min(timing.seconds) > 0.9 * sum(scale.PHASES)
 
 
-def test_a_loop_is_timed(ray_session: Any, small_overrides: Sequence[str], tmp_path: Path) -> None:
-    from benchmarks.loops import Loop
-    from orchestrator.config import load_config
+def test_loops_on_one_feed_are_timed(
+    ray_session: Any, small_overrides: Sequence[str], tmp_path: Path
+) -> None:
+    from benchmarks.loops import Feed, Loop, run_together
+    from orchestrator.config import SwitchConfig, load_config
     from orchestrator.datasets import prepare_data
 
     config = load_config(CONFIG, small_overrides)
-    loop = Loop(config, prepare_data(config.data, tmp_path))
+    data = prepare_data(config.data, tmp_path)
+    networks, switch = {"r18": config.networks["r18"]}, SwitchConfig(criterion="self")
+    solo = replace(config, networks=networks, switch=switch)
+    shared = Feed(solo, data, readers=2)
+    loops = [Loop(solo, data, shared) for _ in range(2)]
     start = time.perf_counter()
-    seconds = loop.run(2)
-    assert len(seconds) == 2
+    seconds = run_together(loops, 3)
+    assert len(seconds) == 3
     assert 0 < sum(seconds) <= time.perf_counter() - start
+    assert not shared._kept
+
+
+def test_feeds_are_timed_in_turns(
+    ray_session: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in dict(IMAGES=8, SIDE=64, SCALE=64, BATCH=4, DECODED_AHEAD=1).items():
+        monkeypatch.setattr(feed, name, value)
+    pair = feed._measure(tmp_path, blocks=1, batches=2)
+    assert len(pair.ours) == len(pair.peer) == 1
+    assert min(pair.ours + pair.peer) > 0

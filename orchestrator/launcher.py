@@ -449,10 +449,25 @@ def _make_tuner(config: RunConfig, run_dir: Path, watcher: RunWatcher) -> Any:
             name=experiment.name,
             storage_path=str(run_dir),
             failure_config=tune.FailureConfig(max_failures=WITHOUT_END),
-            callbacks=[trial_events(watcher)],
+            callbacks=[trial_events(watcher), _silence()],
             verbose=0,
         ),
     )
+
+
+def _silence() -> Any:
+    """In place of Tune's callback that prints each end, whatever ``verbose`` says."""
+    from ray.tune.progress_reporter import TrialProgressCallback
+
+    class Silence(TrialProgressCallback):
+        """Tune adds its own only where none of its kind is given."""
+
+        def on_trial_complete(
+            self, iteration: int, trials: list[Any], trial: Any, **info: Any
+        ) -> None:
+            pass
+
+    return Silence()
 
 
 def placement_factory(plan: PlacementPlan) -> Any:

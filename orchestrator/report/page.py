@@ -27,7 +27,8 @@ p { margin: .3rem 0 .7rem; max-width: 75ch; overflow-wrap: anywhere; }
 a { color: var(--accent); } nav { display: flex; flex-wrap: wrap;
   gap: .1rem .9rem; }
 .dim { color: var(--dim); }
-.note { border-left: 4px solid var(--c1); background: var(--card); padding: .5rem .8rem; }
+.note { border-left: 4px solid var(--c1); background: var(--card); margin: .7rem 0;
+  padding: .5rem .8rem; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(330px, 100%), 1fr));
   gap: .9rem; align-items: start; }
 div.grid + div.grid { margin-top: .9rem; }

@@ -131,4 +131,5 @@ def test_interrupt_then_resume(
     )
     assert second.returncode == 0, second.stdout + second.stderr
     assert "going on at iteration" in second.stdout
+    assert "Last result" not in second.stdout, "Tune's own words"
     assert_equal_weights(final_weights(run_dir), expected)

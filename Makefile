@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 DEMO_ITERATIONS ?= 400
 PYTEST_ARGS ?=
 
-.PHONY: install demo test test-fast test-faults test-openmmlab lint format bench bench-quick clean
+.PHONY: install demo test test-fast test-faults test-cluster test-openmmlab lint format bench bench-quick clean
 
 install: $(VENV)/installed
 
@@ -48,6 +48,11 @@ $(VENV_OPENMMLAB)/installed: pyproject.toml constraints-openmmlab.txt
 test-openmmlab: $(VENV_OPENMMLAB)/installed
 	$(VENV_OPENMMLAB)/bin/colad doctor
 	$(VENV_OPENMMLAB)/bin/python -m pytest -m 'parity or not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
+
+# deploy/cluster.local.yaml over ssh, on machines made of namespaces: as root, with openssh-server.
+test-cluster: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mmdet,dev,cluster]'
+	$(BIN)/python -m tests.cluster
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,15 +31,32 @@ def run_on_cluster(command: str, arguments: Sequence[str] | None = None) -> None
     from orchestrator.cli import main
 
     given = list(sys.argv[1:] if arguments is None else arguments)
+    told = "--address" in given or "RAY_ADDRESS" in os.environ  # `ray job submit` sets it
     asks_only = "--help" in given or "--list" in given
-    if command != "eval" and not asks_only:  # evaluation needs no cluster
-        os.environ.setdefault("RAY_ADDRESS", "auto")
     try:
         given = [_found(argument) for argument in given]
+        if command != "eval" and not told and not asks_only:  # evaluation needs no cluster
+            os.environ["RAY_ADDRESS"] = _cluster_here()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     main([command, *given])
+
+
+def _cluster_here() -> str:
+    """Address of the cluster that `ray start` has made this machine a node of.
+
+    Raises:
+        ConfigError: none; whether it still lives, the launcher finds out.
+    """
+    noted = Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    try:
+        return noted.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{os.uname().nodename} belongs to no Ray cluster (no {noted}): submit this script to "
+            "one, or give --address HOST:PORT"
+        ) from error
 
 
 def _found(argument: str) -> str:

@@ -375,8 +375,9 @@ def _check_address(address: str, source: str) -> None:
 def _no_answer(target: str, detail: str) -> str:
     first = detail.strip().splitlines()[0] if detail.strip() else "no answer"
     return (
-        f"no Ray cluster answers at {target} ({first}): is it stale? Start it, correct the "
-        "address, or leave it out (and unset RAY_ADDRESS) for a Ray of its own"
+        f"no Ray cluster answers at {target} ({first}): is it stale, or does it ask for a token "
+        "(RAY_AUTH_MODE=token, ~/.ray/auth_token)? Start it, correct the address, or leave it out "
+        "(and unset RAY_ADDRESS) for a Ray of its own"
     )
 
 

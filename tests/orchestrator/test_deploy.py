@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import jsonschema
 import pytest
 import yaml
 
+from orchestrator import cli
 from orchestrator.errors import ConfigError
-from orchestrator.job import _found
+from orchestrator.job import _found, run_on_cluster
 
 PROJECT = Path(__file__).resolve().parents[2]
 CLUSTERS = ("cluster.yaml", "deploy/cluster.local.yaml")
@@ -45,6 +48,31 @@ def test_cluster_files_pass_rays_validation(name: str) -> None:
     broken = {**read(name), "max_worker": 2}
     with pytest.raises(jsonschema.ValidationError, match="max_worker"):
         validate_config(prepare_config(broken))
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_command_is_whole(name: str) -> None:
+    """YAML takes ` #` in a plain line for a comment; a shell then misses the closing quote."""
+    content = read(name)
+    commands = [c for key in content if key.endswith("commands") for c in content[key]]
+    assert len(commands) >= 7
+    for command in commands:
+        checked = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True)
+        assert checked.returncode == 0 and not checked.stderr, f"{command}: {checked.stderr}"
+    assert "colad-environment' ~/.bashrc" in content["setup_commands"][-1]
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_every_package_is_among_the_files_that_are_sent(name: str) -> None:
+    """`data` would leave out orchestrator/data, too: rsync looks for it at any depth."""
+    excluded = read(name)["rsync_exclude"]
+    for path in (
+        p for top in ("orchestrator", "models", "configs") for p in PROJECT.glob(f"{top}/**")
+    ):
+        parts = path.relative_to(PROJECT).parts
+        if "__pycache__" not in parts:
+            assert not set(parts) & set(excluded), path
+    assert {"/data", "/runs", ".git"} <= set(excluded)
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
@@ -111,8 +139,29 @@ def test_a_job_script_runs_from_the_home_directory(tmp_path: Path) -> None:
     assert "configs/tiny/nothing.py: no such configuration" in done.stderr
     assert "Traceback" not in done.stderr
     # The project's own configuration is found there; the field is what is wrong.
-    done = run_script(script, "configs/tiny/colad.py", "--set", "trian.seed=1", cwd=tmp_path)
+    wrong = ["configs/tiny/colad.py", "--address", "127.0.0.1:9", "--set", "trian.seed=1"]
+    done = run_script(script, *wrong, cwd=tmp_path)
     assert done.returncode == 2 and "trian" in done.stderr
+
+
+def test_a_job_goes_to_the_cluster_of_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `ray start` has noted it; without one nothing is started in its place."""
+    called: list[Any] = []
+    monkeypatch.setattr(cli, "main", lambda words: called.append(os.environ.get("RAY_ADDRESS")))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.9:6379")  # of `ray job submit`
+    run_on_cluster("train", ["configs/tiny/paa.py"])
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(SystemExit, match="2"):
+        run_on_cluster("train", ["configs/tiny/paa.py"])
+    run_on_cluster("eval", ["run"])
+    run_on_cluster("train", ["configs/tiny/paa.py", "--address", "10.0.0.7:6379"])
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.1:6379\n")
+    run_on_cluster("train", ["configs/tiny/paa.py"])
+    assert called == ["10.0.0.9:6379", None, None, "10.0.0.1:6379"]
 
 
 def test_configurations_of_the_project_are_found(

@@ -155,9 +155,22 @@ def plan_sweep(name: str, options: SweepOptions) -> SweepPlan:
         raise ConfigError(f"--seeds {options.seeds}: at least 1")
     if options.samples < 1:
         raise ConfigError(f"--samples {options.samples}: at least 1")
+    if options.config is not None:
+        _check_method(space, options.config, options.overrides)
     if isinstance(space, SearchSpace):
         return _plan_search(space, options)
     return _plan_table(space, options)
+
+
+def _check_method(space: Space | SearchSpace, path: Path, overrides: Sequence[str]) -> None:
+    """Methods share names of fields (alpha, beta), so another method's file must not pass."""
+    base = load_config(CONFIGS / f"{space.base}_shapes.py").assigner["type"]
+    found = resolve(path, overrides, {}).assigner.get("type")
+    if found != base:
+        raise ConfigError(
+            f"--config {path}: its assigner is {found!r}, but {space.id} sets fields of {base!r}; "
+            f"give a configuration with assigner.type = {base!r}"
+        )
 
 
 def _plan_table(space: Space, options: SweepOptions) -> SweepPlan:

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from orchestrator.checkpoint_store import CheckpointStore
+from orchestrator.checkpoint_store import CheckpointStore, run_store
 from orchestrator.config import load_config
 from orchestrator.controller import FAREWELL_S, run_trial
 from orchestrator.errors import CoTrainError, NetworkLostError
@@ -47,9 +47,8 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
 
     Args:
         params: ``trials_dir``, in which the trial's directory holds ``config.py`` and
-            ``data.json``; ``network``, whose AP the scheduler looks at; ``keep``, how many
-            checkpoints stay; ``population``, whether the trials take over from each other;
-            ``set``, the searched fields' values.
+            ``data.json``; ``network``, whose AP the scheduler looks at; ``population``, whether the
+            trials take over from each other; ``set``, the searched fields' values.
 
     Raises:
         NetworkLostError: an actor was lost; Tune starts the trial again from its checkpoint.
@@ -69,7 +68,7 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
     population = _Population(run_dir, params["set"]) if params["population"] else None
     board = create_monitor(str(run_dir))
 
-    store = CheckpointStore(run_dir / "checkpoints", keep=params["keep"])
+    store = trial_store(run_dir, population=population is not None)
 
     def evaluated(progress: Progress) -> None:
         if progress.iteration == progress.max_iterations:  # a scheduler may stop it at the report
@@ -106,6 +105,15 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
     _end(run_dir, started, reason)
     if reason:
         raise TrialFailed(reason)
+
+
+def trial_store(run_dir: Path, *, population: bool) -> CheckpointStore:
+    """Where a trial's checkpoints go. A population's trial keeps the newest only: what it evaluated
+    before a change belongs to other weights."""
+    config, folder = load_config(run_dir / "config.py"), run_dir / "checkpoints"
+    if population:
+        return CheckpointStore(folder, keep=config.checkpoint.keep)
+    return run_store(run_dir, config, folder)
 
 
 class _Population:

@@ -77,7 +77,6 @@ def make_tuner(
             id=trial.id,
             trials_dir=str(layout.trial_dir(trial.id).parent),
             network=trial.config.learners[0],
-            keep=trial.config.checkpoint.keep,
             population=scheduler == "pbt",
             set=current_params(layout.trial_dir(trial.id)),
             seed=trial.seed,

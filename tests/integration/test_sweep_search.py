@@ -51,7 +51,7 @@ def sweep(ray_session: Any, tmp_path: Path) -> Sweep:
 def test_optuna_goes_on_after_ctrl_c(
     monkeypatch: pytest.MonkeyPatch, sweep: Sweep, options: SweepOptions
 ) -> None:
-    add_search(monkeypatch, DOMAINS)
+    add_search(monkeypatch, DOMAINS, base="colad")
     plan = plan_sweep("search", dataclasses.replace(options, search="optuna"))
 
     def stop_at_the_first(line: str) -> None:
@@ -79,7 +79,7 @@ def test_optuna_goes_on_after_ctrl_c(
 def test_a_population_changes_while_it_trains(
     monkeypatch: pytest.MonkeyPatch, sweep: Sweep, options: SweepOptions
 ) -> None:
-    add_search(monkeypatch, DOMAINS)
+    add_search(monkeypatch, DOMAINS, base="colad")
     overrides = [*options.overrides, "train.max_iterations=16"]
     plan = plan_sweep(
         "search", dataclasses.replace(options, overrides=overrides, population=True, samples=2)

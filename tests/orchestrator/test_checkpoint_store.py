@@ -13,11 +13,13 @@ import pytest
 
 from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.checkpoints import CheckpointState, find_checkpoints, read_state
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig, load_config, save_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.local_run import run_locally
+from orchestrator.runlog import RunLog
 from orchestrator.saved_runs import open_run
+from orchestrator.sweep.trial import trial_store
 from orchestrator.trainer import CoTrainer
 from tests.support.runs import ROOT, SMALL, assert_equal_weights, final_weights
 
@@ -42,6 +44,23 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     scores[50] = 60.0
     save(store, 60)
     assert kept(tmp_path) == [50, 60], "the best may be one of the newest"
+
+
+@pytest.mark.parametrize(("population", "expected"), [(False, [10, 30]), (True, [30])])
+def test_a_trial_of_a_sweep_keeps_its_best(
+    population: bool, expected: list[int], tmp_path: Path
+) -> None:
+    config = load_config(ROOT / "configs/tiny/paa_shapes.py", ["checkpoint.keep=1"])
+    save_config(config, tmp_path / "config.py")
+    log = RunLog(tmp_path)
+    log.log_evaluation(
+        [dict(iteration=n, network="r18", split="val", AP=50.0 - n) for n in (10, 20, 30)]
+    )
+    log.close()
+    store = trial_store(tmp_path, population=population)
+    for iteration in (10, 20, 30):
+        save(store, iteration)
+    assert kept(tmp_path / "checkpoints") == expected
 
 
 def test_the_one_just_written_is_never_removed(tmp_path: Path) -> None:

@@ -81,6 +81,18 @@ def test_one_configuration_for_lines_of_several_bases(monkeypatch: pytest.Monkey
         plan_sweep("test", SweepOptions(config=Path("configs/tiny/dw_shapes.py")))
 
 
+def test_a_configuration_of_another_method_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ALA and MuSu both have an alpha; a sweep over it would run and mean something else."""
+    other = Path("configs/tiny/musu_shapes.py")
+    message = r"musu_shapes.py: its assigner is 'MuSu', but {} sets fields of '{}'"
+    with pytest.raises(ConfigError, match=message.format("ala-search", "ALA")):
+        plan_sweep("ala-search", SweepOptions(config=other, samples=2))
+    add_space(monkeypatch, LINES)
+    with pytest.raises(ConfigError, match=message.format("test", "DW")):
+        plan_sweep("test", SweepOptions(config=other))
+    plan_sweep("test", SweepOptions(config=Path("configs/tiny/dw_lad_shapes.py")))
+
+
 def test_own_data_takes_the_configuration_without_shapes() -> None:
     assert tiny_config("dw", []).name == "dw_shapes.py"
     assert tiny_config("dw", ["data.root=/somewhere"]).name == "dw.py"

@@ -20,9 +20,11 @@ def add_space(monkeypatch: pytest.MonkeyPatch, rows: tuple[Row, ...], base: str 
     return space
 
 
-def add_search(monkeypatch: pytest.MonkeyPatch, domains: Mapping[str, Any]) -> SearchSpace:
+def add_search(
+    monkeypatch: pytest.MonkeyPatch, domains: Mapping[str, Any], base: str = "dw"
+) -> SearchSpace:
     """The only search space there is, ``search``."""
-    space = SearchSpace(id="search", title="a test", base="dw", domains=domains)
+    space = SearchSpace(id="search", title="a test", base=base, domains=domains)
     _install(monkeypatch, {}, {"search": space})
     return space
 

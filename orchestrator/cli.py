@@ -409,20 +409,21 @@ def report(
 
     Also while they run.
     """
-    if (runs[0] / "sweep.json").is_file():
-        _report_sweep(runs, out)
+    sweep = next((path for path in runs if (path / "sweep.json").is_file()), None)
+    if sweep is not None:
+        if len(runs) > 1 or out is not None:
+            raise ConfigError(f"{sweep} is a sweep: give it alone, without --out")
+        _report_sweep(sweep)
         return
     from orchestrator.report.build import report_runs
 
     console.print(escape(str(report_runs(runs, out))), soft_wrap=True)
 
 
-def _report_sweep(sweeps: list[Path], out: Path | None) -> None:
+def _report_sweep(sweep: Path) -> None:
     from orchestrator.sweep.results import report_sweep
 
-    if len(sweeps) > 1 or out is not None:
-        raise ConfigError(f"{sweeps[0]} is a sweep: give it alone, without --out")
-    written = report_sweep(sweeps[0])
+    written = report_sweep(sweep)
     console.print(escape(inert(written.text)), soft_wrap=True)
     for path in (written.results, written.table, written.best, *written.figures):
         if path is not None:

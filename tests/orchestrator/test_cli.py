@@ -264,6 +264,13 @@ def test_export_of_an_unknown_network(colad: Colad, tmp_path: Path) -> None:
     assert code == 2 and "not a run directory" in error
 
 
+def test_a_sweep_among_runs_is_refused(colad: Colad, tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").touch()
+    for arguments in ((tmp_path / "run", tmp_path), (tmp_path, "--out", tmp_path)):
+        code, _, error = colad("report", *arguments)
+        assert code == 2 and "is a sweep: give it alone" in error
+
+
 def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
     from rich.console import Console
 

@@ -19,8 +19,8 @@ SAY_S = 60.0
 LACK_S = 30.0
 """How long resources may be gone before a run that does not wait is ended: a node that is started
 anew is away for some seconds."""
-STORE_SHARE = 0.8
-"""Ray begins to move objects to the disk when its store is as full as this."""
+STORE_SHARE = 0.7
+"""Ray moves objects to the disk when its store is 80 % full, and then counts them no more."""
 STORE = "object_store_memory"
 
 Look = Callable[[], tuple[list[Any], Mapping[str, float]]]

@@ -321,6 +321,17 @@ def test_points_read_the_property_map_where_they_lie() -> None:
     torch.testing.assert_close(extras["foreground"][0, 320], expected)
 
 
+def test_the_map_that_is_measured_is_the_one_that_enters_the_scores() -> None:
+    head = build_head(HEAD, shape_blur=True)
+    priors = head.build_priors(LEVELS, cases.make_metas(1), "cpu")
+    features = cases.make_features([0])
+    extras = head.dense_predictions(head(features), priors).extras
+    fine = priors.level == 0  # its points are the centres of the map's cells
+    found = head.predict_property_map(features)[0].flatten(1)
+    for values, name in zip(found, ("foreground", "background")):
+        torch.testing.assert_close(values, extras[name][0, fine])
+
+
 def test_blur_is_a_normalised_gaussian_of_variance_two() -> None:
     spike = torch.zeros(1, 1, 15, 15)
     spike[0, 0, 7, 7] = 1

@@ -257,6 +257,19 @@ def test_settings_reach_the_assigner() -> None:
                     assert str(value) == text
 
 
+def test_a_network_that_reads_others_counts_as_taught(tmp_path: Path) -> None:
+    """LAD's box loss weighs positives alike; ``weigh_taught_boxes`` is without effect alone."""
+    box_loss = {}
+    for stem, path, name in (("lad", PAIR[1], "student"), ("paa", HEAD, "r18")):
+        for weigh in (False, True):
+            config = tiny_config(stem, [f"{path}.weigh_taught_boxes={weigh}"])
+            networks = build_networks(with_random_teachers(config, tmp_path))
+            (record,) = take_steps(networks, [noise_batch((2, 0, 1))])
+            box_loss[stem, weigh] = record[name].losses["loss_bbox"]
+    assert box_loss["lad", False] != box_loss["lad", True]
+    assert box_loss["paa", False] == box_loss["paa", True]
+
+
 def test_settings_of_a_run(tmp_path: Path) -> None:
     """Schedule by epochs, long warm-up, several training scales, a seed, own files, no NMS."""
     from orchestrator.data.shapes import make_shapes

@@ -39,6 +39,7 @@ from .head_cases import head_config  # noqa: E402
 ASSIGNERS: dict[str, dict[str, Any]] = {
     "paa": dict(type="PAA"),
     "paa-keep": dict(type="PAA", single_candidate="keep"),
+    "paa-text": dict(type="PAA", low_quality=False, box_cost="iou", cut="mean", reg_weight=1.0),
     "dw": dict(type="DW"),
     "dw-paper": dict(type="DW", reading="paper", candidate_bag="topk"),
     "autoassign": dict(type="AutoAssign"),

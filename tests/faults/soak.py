@@ -22,7 +22,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from tests.faults.harness import Launched, launched, pid_of, saved, train_command
+from orchestrator.watch import read_progress
+from tests.faults.harness import END_S, Launched, launched, pid_of, saved, train_command
 from tests.support.runs import assert_equal_weights, final_weights
 
 ROLES = ("r18", "r34", "feeder", "controller")
@@ -45,7 +46,7 @@ class Life:
     def sample(self, megabytes: float) -> None:
         """Note the memory now."""
         age = time.monotonic() - self.began_s
-        if age >= WARM_S:
+        if age >= WARM_S and megabytes > 0:
             self.first = self.first or megabytes
             self.last, self.seconds = megabytes, age
 
@@ -110,21 +111,33 @@ class Soak:
     def run(self, minutes: float, every_s: float) -> None:
         """Train and kill; ends with the run stopped."""
         end = time.monotonic() + 60 * minutes
-        resume = False
-        while time.monotonic() < end:
+        again, resume = True, False
+        while again:
             with self.training(resume=resume) as run:
-                resume = self._fire(run, end, every_s)
-                if not resume:
+                again = resume = self._fire(run, end, every_s)
+                if not again:
+                    self._await_training(run)
                     run.process.send_signal(signal.SIGTERM)
-                    code = run.end()
-                    assert code == 143, run.text
-                else:
-                    run.end()
+                code = run.end()
+                assert again or code == 143, run.text
+
+    def _await_training(self, run: Launched) -> None:
+        """A run that has not yet begun, or begins again, has nothing to save at a signal."""
+        until = time.monotonic() + END_S
+        before = self._iteration()
+        while not (before < self._iteration()):
+            assert run.process.poll() is None and time.monotonic() < until, run.text
+            before = self._iteration()
+            time.sleep(3)
+
+    def _iteration(self) -> int:
+        report = read_progress(self.run_dir)
+        return 0 if report is None else report.progress.iteration
 
     def _fire(self, run: Launched, end: float, every_s: float) -> bool:
         """Kill until the time is over (False) or the launcher was hit (True)."""
         next_s = time.monotonic() + every_s * self.rng.uniform(0.5, 1.5)
-        while time.monotonic() < end or not saved(self.run_dir):
+        while time.monotonic() < end:
             time.sleep(1)
             assert run.process.poll() is None, run.text
             for pid, role in pids(run).items():

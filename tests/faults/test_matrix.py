@@ -31,7 +31,7 @@ from tests.faults.harness import (
 from tests.faults.table import Row, write
 from tests.support.runs import assert_equal_weights, final_weights
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray]
 
 MOMENTS = range(int(os.environ.get("MOMENTS", "1")))
 HANG_S = 40

@@ -266,11 +266,14 @@ class Scenario:
                 time.sleep(5)
 
     def processes(self, address: str) -> list[str]:
-        """Of Ray, on a machine."""
+        """On a machine: Ray's control store, raylets and workers, by their programs' names.
+
+        Agents and log monitors go later than the raylet that they belong to, and hold nothing.
+        """
         key = self.home / ".ssh" / "id_ed25519"
         login = [*("-o", "StrictHostKeyChecking=no"), f"{machines.USER}@{address}"]
-        said = self.run("ssh", "-i", key, *login, "ps -eo args")
-        return [line for line in said.splitlines() if re.search("raylet|gcs_server|ray::", line)]
+        said = self.run("ssh", "-i", key, *login, "ps -eo comm")
+        return [line for line in said.splitlines() if re.match("raylet|gcs_server|ray::", line)]
 
 
 def quoted(argument: str) -> str:

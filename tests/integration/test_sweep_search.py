@@ -80,7 +80,8 @@ def test_a_population_changes_while_it_trains(
     monkeypatch: pytest.MonkeyPatch, sweep: Sweep, options: SweepOptions
 ) -> None:
     add_search(monkeypatch, DOMAINS, base="colad")
-    overrides = [*options.overrides, "train.max_iterations=16"]
+    iterations = 40  # enough that both members run at the same time, however late one starts
+    overrides = [*options.overrides, f"train.max_iterations={iterations}"]
     plan = plan_sweep(
         "search", dataclasses.replace(options, overrides=overrides, population=True, samples=2)
     )
@@ -98,7 +99,7 @@ def test_a_population_changes_while_it_trains(
             continue
         assert log["iteration"].iloc[-1] == change.iteration
         assert config.assigner["reg_weight"] == change.params["assigner.reg_weight"]
-        assert read_log(run_dir, "iterations")["iteration"].tolist()[::2] == list(range(16))
+        assert read_log(run_dir, "iterations")["iteration"].tolist()[::2] == list(range(iterations))
     assert changed, "nobody took over"
     for row in changed:
         assert 0 < row["restart_seconds"] < 120 and row["waiting_seconds"] >= 0

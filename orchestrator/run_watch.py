@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -43,6 +43,31 @@ def silence_of(config: RunConfig, num_val: int) -> float | None:
     if limit is None:
         return None
     return 2 * limit * patience(num_val / config.resources.ranks)
+
+
+@contextmanager
+def beside_the_loop(
+    watch: Callable[[], None],
+    on_signal: Callable[[int, FrameType | None], None],
+    done: threading.Event,
+) -> Iterator[None]:
+    """Run ``watch`` in a thread, and trap SIGINT and SIGTERM, while the body runs Tune's loop.
+
+    Args:
+        watch: returns soon after ``done`` is set.
+        on_signal: handles the signals.
+        done: set when the body ends, by an error, too.
+    """
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    thread = threading.Thread(target=watch, name="colad-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class RunWatcher:
@@ -110,17 +135,9 @@ class RunWatcher:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Watch while the body runs, with SIGINT and SIGTERM trapped."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        thread = threading.Thread(target=self._watch, name="colad-watch", daemon=True)
         self.wait.begin()
-        thread.start()
-        try:
+        with beside_the_loop(self._watch, self._on_signal, self._done):
             yield
-        finally:
-            self._done.set()
-            thread.join(timeout=10)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
         self._read()
         if self.given_up and not self.outcome:
             self.file.write(self.progress, "failed", self.given_up)

@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.errors import NetworkLostError
 from orchestrator.retries import RetryBudget
-from orchestrator.run_watch import STOP_GRACE_S
+from orchestrator.run_watch import POLL_S, STOP_GRACE_S, beside_the_loop
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import Trial
 from orchestrator.sweep.status import (
@@ -27,8 +27,6 @@ from orchestrator.sweep.status import (
     write_status,
 )
 from orchestrator.waiting import ResourceWait, StoreWatch
-
-POLL_S = 0.25
 
 
 class Watcher:
@@ -109,21 +107,14 @@ class Watcher:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Trap signals while the body runs."""
-        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        thread = threading.Thread(target=self._watch, name="colad-sweep", daemon=True)
         self.wait.begin()
-        thread.start()
-        try:
+        with beside_the_loop(self._watch, self._on_signal, self._done):
             yield
-        finally:
-            self._done.set()
-            thread.join(timeout=10)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None:  # asked twice: do not wait for checkpoints
             os.kill(os.getpid(), signal.SIGUSR1)
+            return
         self.signal = number
 
     def _watch(self) -> None:

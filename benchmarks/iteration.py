@@ -7,7 +7,8 @@
     lad/mmdet          against mmdet's ``LAD`` detector, with and without its mixture fits, and
                        against the student alone
 
-All take turns in blocks of few iterations.
+All take turns in blocks of few iterations. The note of the first says where the cores' time goes:
+what co-training adds is its networks' additional time and what the cores idle.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from __future__ import annotations
 import statistics
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from benchmarks.cores import CoreUse
 from benchmarks.harness import Pair, Result
 from orchestrator.quiet import quiet_environment
 
@@ -29,7 +31,7 @@ CONFIG = Path(__file__).resolve().parents[1] / "configs" / "tiny" / "colad_shape
 
 
 def in_turns(
-    runners: dict[str, Callable[[int], list[float]]], iterations: int
+    runners: Mapping[str, Callable[[int], list[float]]], iterations: int
 ) -> dict[str, list[float]]:
     """Median seconds of each block of each runner, after a block of warm-up."""
     medians: dict[str, list[float]] = {name: [] for name in runners}
@@ -52,10 +54,12 @@ def run(quick: bool) -> list[Result]:
         ray.init(address="local", include_dashboard=False, log_to_driver=False)
         try:
             runners, gts = _make_runners(Path(folder))
-            medians = in_turns(runners, iterations)
+            use = {name: CoreUse(run) for name, run in runners.items()}
+            medians = in_turns(use, iterations)
         finally:
             ray.shutdown()
-    return _results(medians, gts)
+    cores = "; ".join(f"{name}: {use[name]}" for name in ("colad", "apart"))
+    return _results(medians, gts, cores)
 
 
 def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], float]:
@@ -106,7 +110,7 @@ def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], 
     }, sum(sum(batch.counts) for batch in batches) / len(batches)
 
 
-def _results(medians: dict[str, list[float]], gts: float) -> list[Result]:
+def _results(medians: dict[str, list[float]], gts: float, cores: str) -> list[Result]:
     def pair(ours: str, peer: str) -> Pair:
         return Pair(ours=medians[ours], peer=medians[peer])
 
@@ -116,7 +120,7 @@ def _results(medians: dict[str, list[float]], gts: float) -> list[Result]:
             "iteration/colad-over-apart",
             goal=1.03,
             better="lower",
-            note="the limit: the slower of the same networks, trained apart at once",
+            note=f"the limit: the slower of the same networks, trained apart at once; {cores}",
         ),
         pair("colad", "in-process").result(
             "iteration/colad-vs-in-process", goal=1.6, note=per_batch

@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import assignment, dense, evaluation, harness, iteration, long_run, scale
+from benchmarks.cores import CoreUse
 from benchmarks.harness import Pair, Result, interleave, peak_bytes
 from orchestrator.config import load_config
 from orchestrator.datasets import PreparedData, prepare_data
@@ -235,11 +237,24 @@ def test_iterations_are_timed_in_blocks_in_turns() -> None:
     medians = iteration.in_turns(runners, 2 * iteration.BLOCK)
     assert order == 3 * list(names)  # the first block warms up
     assert all(len(values) == 2 for values in medians.values())
-    lines = {line.name: line for line in iteration._results(medians, 32.0)}
+    lines = {line.name: line for line in iteration._results(medians, 32.0, "cores")}
     assert lines["iteration/colad-over-apart"].ratio == pytest.approx(0.5)
     assert lines["iteration/colad-vs-in-process"].ratio == pytest.approx(3.0)
     goals = {name: line.goal for name, line in lines.items() if line.goal is not None}
     assert sorted(goals.values()) == [1.03, 1.2, 1.6]
+
+
+def test_core_use_counts_the_calls_processor_time() -> None:
+    def work(iterations: int) -> list[float]:
+        start, used = time.perf_counter(), time.process_time()
+        while time.process_time() < used + 0.2:
+            pass
+        return [(time.perf_counter() - start) / iterations] * iterations
+
+    use = CoreUse(work)
+    assert len(use(4)) == 4
+    assert 0.9 * 200 <= use.used["rest"]  # this process is neither a network nor a feeder
+    assert "networks 0, feeder 0, rest " in str(use)
 
 
 def test_readers_of_one_feed_get_the_same_batches_once() -> None:

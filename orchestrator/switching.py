@@ -193,24 +193,32 @@ def compute_indicators(
     _check_tables(tables, candidates)
     group, num_groups = _groups(candidates, scope, num_gts, num_images, num_levels)
     reducer = reducer if scope == "iteration" else None
-    cost = torch.stack([table.cost.detach().double() for table in tables], dim=1)  # (N, M)
-    counts = torch.ones_like(cost, dtype=torch.bool)
+    # Row by row of a network: (M, N) is contiguous, and sums of it are the cheapest.
+    cost = torch.stack([table.cost.detach() for table in tables]).double()
+    owned = None
     if "owned" in tables[0].columns:
-        counts = torch.stack([table.columns["owned"] > 0.5 for table in tables], dim=1)  # (N, M)
+        owned = torch.stack([table.columns["owned"] > 0.5 for table in tables])
     bounds = torch.searchsorted(group, torch.arange(num_groups + 1, device=group.device))
     lengths = bounds.diff()
+    if owned is None:
+        counted, count = cost, lengths.double().expand(len(tables), -1)
+    else:
+        counted, count = cost * owned, _segment_sum(owned.double(), lengths)
+    total = _segment_sum(counted, lengths)  # (M, S), as count
+    if reducer is not None:
+        count, total = reducer.sum(torch.cat([count, total])).chunk(2)
     # Two passes: the squares are taken around the mean of all ranks.
-    sums = torch.cat([counts.double(), torch.where(counts, cost, 0.0)], dim=1)
-    sums = _over_ranks(_segment_sum(sums, lengths), reducer)
-    count, total = sums.chunk(2, dim=1)  # (S, M) each
     mean = total / count.clamp(min=1)
-    squares = torch.where(counts, cost - mean[group], 0.0).square()
-    variance = _over_ranks(_segment_sum(squares, lengths), reducer) / (count - 1).clamp(min=1)
+    squares = (cost - mean.gather(1, group.expand(len(tables), -1))).square_()
+    if owned is not None:
+        squares *= owned
+    sums = _segment_sum(squares, lengths)
+    variance = (sums if reducer is None else reducer.sum(sums)) / (count - 1).clamp(min=1)
     return Indicators(
-        count=count,
-        mean=mean,
-        std_mean=torch.where(mean > 0, variance.sqrt() / mean, 0.0),
-        fisher=_fisher(cost, counts, group, bounds, reducer) if fisher else None,
+        count=count.T,
+        mean=mean.T,
+        std_mean=torch.where(mean > 0, variance.sqrt() / mean, 0.0).T,
+        fisher=_fisher(cost, owned, group, bounds, reducer) if fisher else None,
     )
 
 
@@ -264,32 +272,31 @@ def _groups(
 
 
 def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
-    """Sums over consecutive rows: (N, M) and (S,) -> (S, M).
+    """Sums over consecutive columns: (M, N) and (S,) -> (M, S).
 
     The rows of a group are neighbours; adding them in order is reproducible on every device, which
     atomic scatter additions are not.
     """
     if lengths.numel() == 0:
-        return values.new_zeros(0, values.shape[1])
+        return values.new_zeros(len(values), 0)
     # The lengths come from sorted groups; torch's check of them would synchronise twice.
-    return torch.segment_reduce(values, "sum", lengths=lengths, axis=0, unsafe=True)
-
-
-def _over_ranks(values: Tensor, reducer: Reducer | None) -> Tensor:
-    return values if reducer is None else reducer.sum(values)
+    each = lengths.expand(len(values), -1)
+    return torch.segment_reduce(values, "sum", lengths=each, axis=1, unsafe=True)
 
 
 def _fisher(
-    cost: Tensor, counts: Tensor, group: Tensor, bounds: Tensor, reducer: Reducer | None
+    cost: Tensor, owned: Tensor | None, group: Tensor, bounds: Tensor, reducer: Reducer | None
 ) -> Tensor:
     """Fisher's ratio of every group and network, (S, M).
 
     Args:
-        cost: (N, M) float64.
-        counts: (N, M) bool.
+        cost: (M, N) float64.
+        owned: (M, N) bool, whose rows count; None: all.
         group: (N,) int64.
         bounds: (S + 1,) first row of each group, and N.
     """
+    counts = torch.ones_like(cost, dtype=torch.bool) if owned is None else owned
+    cost, counts = cost.T, counts.T
     if reducer is not None:  # one group: the rows of all ranks
         flat = reducer.gather(torch.stack([cost, counts.double()], dim=-1).flatten())
         rows = flat.view(-1, cost.shape[1], 2)  # (N of all ranks, M, 2)
@@ -332,12 +339,14 @@ def _share(decisions: Tensor, num_networks: int) -> Tensor:
 
 def _take_rows(tables: Sequence[CostTable], teacher: Tensor) -> CostTable:
     def take(rows: list[Tensor]) -> Tensor:
-        return torch.stack(rows).gather(0, teacher[None])[0]
+        taken = rows[0].detach()
+        for network, values in enumerate(rows[1:], start=1):
+            taken = torch.where(teacher == network, values.detach(), taken)
+        return taken
 
     return CostTable(
-        cost=take([table.cost.detach() for table in tables]),
+        cost=take([table.cost for table in tables]),
         columns={
-            name: take([table.columns[name].detach() for table in tables])
-            for name in tables[0].columns
+            name: take([table.columns[name] for table in tables]) for name in tables[0].columns
         },
     )

@@ -114,7 +114,7 @@ def _median(values: list[float]) -> float:
 def _measure(folder: Path, *, blocks: int, batches: int) -> Pair:
     import ray
 
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.data.shapes import make_shapes
     from orchestrator.datasets import prepare_data
 

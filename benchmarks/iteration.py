@@ -67,7 +67,8 @@ def _make_runners(root: Path) -> tuple[dict[str, Callable[[int], list[float]]], 
     from benchmarks.loops import Feed, Loop, run_together
     from benchmarks.peers import InProcessCoLAD, MMDetLAD, make_batches
     from orchestrator.building import build_detector, resolve_model
-    from orchestrator.config import NetworkConfig, SwitchConfig, load_config
+    from orchestrator.config import NetworkConfig, SwitchConfig
+    from orchestrator.config_file import load_config
     from orchestrator.datasets import prepare_data
 
     base = load_config(CONFIG, [f"data.root={root / 'shapes'}"])

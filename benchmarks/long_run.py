@@ -175,7 +175,7 @@ def idle_ray(folder: Path) -> Iterator[int]:
 
 def train(marks: Marks, folder: Path, idle: int) -> Watch:
     """The run, in a Ray of its own."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.launcher import launch
 
     config = load_config(

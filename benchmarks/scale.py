@@ -134,7 +134,8 @@ def _trainer(cast: Cast, ranks: int, run_log: Any, report: Any) -> Any:
     """A ``CoTrainer`` over stand-ins, which ends when ``report`` says so."""
     from orchestrator.actors import ActorFeed, ActorNetwork
     from orchestrator.calls import Calls
-    from orchestrator.config import NetworkConfig, load_config
+    from orchestrator.config import NetworkConfig
+    from orchestrator.config_file import load_config
     from orchestrator.datasets import PreparedData, Split
     from orchestrator.feed import BatchOrder
     from orchestrator.step import NetworkSpec

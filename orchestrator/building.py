@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from orchestrator.config import NetworkConfig, TrainConfig, to_plain
+from orchestrator.config import NetworkConfig, TrainConfig
+from orchestrator.config_file import to_plain
 from orchestrator.errors import CheckpointError, ConfigError, ModelError
 
 DOWNLOAD_SCHEMES = ("torchvision://", "open-mmlab://", "openmmlab://", "http://", "https://")

@@ -91,7 +91,7 @@ def train(
     wait_for_resources: WaitOption = None,
 ) -> None:
     """Train the networks of a configuration together."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.evaluation import metrics_table
     from orchestrator.launcher import launch
     from orchestrator.live_view import LiveView
@@ -242,7 +242,7 @@ def check(
     address: Annotated[str | None, typer.Option(help="Ray cluster, host:port.")] = None,
 ) -> None:
     """Everything that can fail, before it costs: data, networks, weights, memory, cluster."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.preflight import preflight
 
     run_config = load_config(config, _overrides(set_, more))

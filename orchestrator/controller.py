@@ -30,7 +30,8 @@ from orchestrator.actors import (
 from orchestrator.calls import Calls
 from orchestrator.checkpoint_store import run_store
 from orchestrator.checkpoints import CheckpointState, latest_valid
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CoTrainError
 from orchestrator.feed import BatchOrder

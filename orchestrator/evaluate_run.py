@@ -13,13 +13,8 @@ from torch import nn
 
 from orchestrator.building import build_detector, import_custom
 from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
-from orchestrator.config import (
-    DataConfig,
-    EvaluationConfig,
-    NetworkConfig,
-    from_mapping,
-    parse_overrides,
-)
+from orchestrator.config import DataConfig, EvaluationConfig, NetworkConfig
+from orchestrator.config_file import from_mapping, parse_overrides
 from orchestrator.data import coco
 from orchestrator.datasets import Split, build_dataset
 from orchestrator.error_analysis import ErrorResult, analyse_errors

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoints import find_checkpoints, latest_valid, read_state
-from orchestrator.config import RunConfig, load_config, save_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config, save_config
 from orchestrator.datasets import (
     PreparedData,
     build_dataset,

@@ -8,7 +8,8 @@ from pathlib import Path
 from orchestrator.building import import_custom
 from orchestrator.checkpoint_store import run_store
 from orchestrator.checkpoints import latest_valid
-from orchestrator.config import RunConfig, save_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import save_config
 from orchestrator.datasets import build_dataset, check_test_pipeline, prepare_data, save_prepared
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.local import LocalFeed, LocalNetwork, resolve

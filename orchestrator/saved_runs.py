@@ -11,7 +11,8 @@ from torch import nn
 
 from orchestrator.building import build_detector, import_custom
 from orchestrator.checkpoints import latest_valid, read_part, read_state, verify
-from orchestrator.config import NetworkConfig, RunConfig, load_config
+from orchestrator.config import NetworkConfig, RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import CheckpointError
 from orchestrator.trainer import part_name

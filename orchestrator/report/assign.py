@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.report.maps import (
     Method,

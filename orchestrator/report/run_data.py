@@ -11,7 +11,8 @@ import pandas as pd
 
 from orchestrator.building import import_custom
 from orchestrator.checkpoints import find_checkpoints, read_state
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import Detections

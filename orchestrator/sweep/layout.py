@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import RunConfig, load_config, save_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config, save_config
 from orchestrator.datasets import PreparedData, prepare_data, save_prepared
 from orchestrator.errors import ConfigError
 from orchestrator.sweep.plan import SweepPlan, Trial

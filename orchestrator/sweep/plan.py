@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from assigners import build_assigner
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.sweep.draws import (
     Domain,

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoints import STATE_FILE, find_checkpoints, read_state, verify
-from orchestrator.config import RunConfig, load_config, save_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config, save_config
 from orchestrator.errors import CheckpointError
 from orchestrator.sweep.plan import expand
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import METRIC_NAMES
 from orchestrator.runlog import read_log

@@ -16,7 +16,7 @@ import ray
 from ray import tune
 
 from orchestrator.checkpoint_store import CheckpointStore, run_store
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.controller import FAREWELL_S, run_trial
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.live_view import Progress

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.launcher import placement_factory
 from orchestrator.placement import plan_placement

@@ -17,7 +17,7 @@ import torch
 from benchmarks import assignment, dense, evaluation, harness, iteration, long_run, scale
 from benchmarks.cores import CoreUse
 from benchmarks.harness import Pair, Result, interleave, peak_bytes
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, prepare_data
 from tests.support.runs import CONFIG, SMALL
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.local_run import run_locally
 from tests.support.runs import ROOT, SMALL

@@ -54,7 +54,7 @@ def train(
     ray_session: Any, small_overrides: Sequence[str], tmp_path: Path
 ) -> Callable[..., tuple[Any, Path]]:
     """Launch a small CoLAD run with overrides; returns its result and directory."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.launcher import launch
     from orchestrator.live_view import LiveView
 

@@ -37,7 +37,8 @@ def test_loops_on_one_feed_are_timed(
     ray_session: Any, small_overrides: Sequence[str], tmp_path: Path
 ) -> None:
     from benchmarks.loops import Feed, Loop, run_together
-    from orchestrator.config import SwitchConfig, load_config
+    from orchestrator.config import SwitchConfig
+    from orchestrator.config_file import load_config
     from orchestrator.datasets import prepare_data
 
     config = load_config(CONFIG, small_overrides)

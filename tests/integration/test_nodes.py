@@ -26,7 +26,7 @@ import ray
 from ray.cluster_utils import Cluster
 from rich.console import Console
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.launcher import launch
 from orchestrator.live_view import LiveView
 
@@ -53,7 +53,7 @@ def test_networks_and_feeders_on_three_nodes(
 
     The launcher joins the cluster by its address, so it asks the nodes what they see, too.
     """
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
     from orchestrator.local_run import run_locally
 
     spread = [

@@ -21,7 +21,7 @@ Train = Callable[..., tuple[Any, Path]]
 def test_local_and_actor_runs_are_equal(
     train: Train, small_overrides: Sequence[str], tmp_path: Path
 ) -> None:
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
 
     result, run_dir = train()
     assert result.iteration == 20
@@ -34,7 +34,7 @@ def test_local_and_actor_runs_are_equal(
 
 def fixed_teacher(small_overrides: Sequence[str], folder: Path) -> list[str]:
     """Overrides that make r34 a frozen teacher with random weights."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
 
     short = [*small_overrides, "train.max_iterations=1"]
     run_locally(load_config(CONFIG, short), folder)
@@ -52,7 +52,7 @@ def test_local_and_actor_runs_are_equal_with_soft_labels(
     train: Train, small_overrides: Sequence[str], tmp_path: Path, kind: str
 ) -> None:
     """The float16 cast is the same in both; a frozen teacher runs ahead in actors."""
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
 
     overrides = ["soft_labels.gamma=0.5"]
     if kind == "solad":

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.local_run import run_locally
 from tests.support.runs import ROOT, assert_equal_weights, final_weights, processes
 

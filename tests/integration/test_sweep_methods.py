@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.runlog import read_log
 from orchestrator.sweep.launch import launch_sweep
 from orchestrator.sweep.layout import trial_dir

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.runlog import read_log
 from orchestrator.sweep.launch import SweepResult, launch_sweep
 from orchestrator.sweep.layout import trial_dir

@@ -258,7 +258,7 @@ def test_mmdet_counterpart() -> None:
 def test_table_10_is_covered() -> None:
     """The tiny configurations set these fields, which a sweep can set as well."""
     from orchestrator.building import build_head
-    from orchestrator.config import load_config
+    from orchestrator.config_file import load_config
 
     tiny = Path(__file__).parents[2] / "configs" / "tiny" / "paa_shapes.py"
     for aux_iou in AUX_IOU:

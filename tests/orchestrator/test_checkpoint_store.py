@@ -13,7 +13,8 @@ import pytest
 
 from orchestrator.checkpoint_store import CheckpointStore
 from orchestrator.checkpoints import CheckpointState, find_checkpoints, read_state
-from orchestrator.config import RunConfig, load_config, save_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config, save_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.local_run import run_locally

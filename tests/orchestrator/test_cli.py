@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from orchestrator import cli
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import ResourceError
 from orchestrator.launcher import RunResult, check_shared_memory, feed_store_bytes, launch
@@ -161,7 +161,7 @@ def test_resume_of_nothing_and_of_another_configuration(
     command = ("train", PAA, "--work-dir", tmp_path / "run", "--resume", "--set")
     code, _, error = colad(*command, f"data.root={dataset}")
     assert code == 2 and "holds no run" in error
-    from orchestrator.config import save_config
+    from orchestrator.config_file import save_config
 
     save_config(load_config(PAA, [f"data.root={dataset}", "seed=1"]), tmp_path / "run/config.py")
     code, _, error = colad(*command, f"data.root={dataset}")

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from orchestrator.building import resolve_model
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.network import Network
 from tests.support.runs import ROOT
 from tests.support.steps import (

@@ -6,13 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import (
-    RunConfig,
-    from_mapping,
-    load_config,
-    parse_overrides,
-    save_config,
-)
+from orchestrator.config import RunConfig
+from orchestrator.config_file import from_mapping, load_config, parse_overrides, save_config
 from orchestrator.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

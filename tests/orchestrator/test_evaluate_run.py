@@ -18,7 +18,7 @@ from torch import nn
 
 from orchestrator import cli, evaluate_run, trainer
 from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.evaluate_run import Extras, evaluate_target
 from orchestrator.evaluation import evaluate_detections

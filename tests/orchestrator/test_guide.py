@@ -13,7 +13,7 @@ import typer
 
 from assigners import ASSIGNERS
 from orchestrator.cli import app
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.local_run import run_locally
 from orchestrator.report.assign import AssignRequest, draw_request
 from orchestrator.runlog import read_log

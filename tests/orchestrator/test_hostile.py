@@ -23,7 +23,8 @@ from rich.console import Console
 from orchestrator import cli
 from orchestrator.building import build_detector
 from orchestrator.checkpoints import find_checkpoints, read_state
-from orchestrator.config import NetworkConfig, load_config
+from orchestrator.config import NetworkConfig
+from orchestrator.config_file import load_config
 from orchestrator.errors import CheckpointError, CoTrainError, ModelError
 from orchestrator.evaluation import EvalResult, per_class_table
 from orchestrator.local_run import run_locally

@@ -15,7 +15,8 @@ from pyarrow import fs
 
 from orchestrator.checkpoint_store import run_store
 from orchestrator.checkpoints import find_checkpoints
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.local_run import run_locally

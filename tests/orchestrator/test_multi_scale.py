@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.config import DataConfig, load_config
+from orchestrator.config import DataConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import build_dataset
 from orchestrator.errors import ConfigError
 from orchestrator.evaluate_run import Extras, evaluate_target

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.local_run import run_locally
 from orchestrator.runlog import read_detections, read_log
 from tests.support.runs import ROOT, SMALL

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import RunConfig, from_mapping
+from orchestrator.config import RunConfig
+from orchestrator.config_file import from_mapping
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.placement import (
     Node,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.errors import ModelError
 from orchestrator.local_run import run_locally
 from orchestrator.runlog import read_log

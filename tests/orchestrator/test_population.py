@@ -15,7 +15,7 @@ from orchestrator.checkpoints import (
     verify,
     write_checkpoint,
 )
-from orchestrator.config import load_config, save_config
+from orchestrator.config_file import load_config, save_config
 from orchestrator.errors import CheckpointError
 from orchestrator.sweep.population import (
     BEGUN_FILE,

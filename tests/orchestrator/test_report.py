@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import ConfigError
 from orchestrator.local_run import run_locally

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import ConfigError
 from orchestrator.local_run import run_locally

@@ -10,7 +10,8 @@ import cloudpickle
 import pytest
 from ray import exceptions
 
-from orchestrator.config import ResourceConfig, RunConfig, from_mapping
+from orchestrator.config import ResourceConfig, RunConfig
+from orchestrator.config_file import from_mapping
 from orchestrator.errors import ConfigError, HungError, NetworkLostError
 from orchestrator.placement import Node, plan_placement
 from orchestrator.retries import RetryBudget, cause_of

@@ -11,7 +11,8 @@ import pytest
 import ray
 from rich.console import Console
 
-from orchestrator.config import ResourceConfig, load_config
+from orchestrator.config import ResourceConfig
+from orchestrator.config_file import load_config
 from orchestrator.errors import NetworkLostError
 from orchestrator.live_view import LiveView
 from orchestrator.retries import RetryBudget

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.errors import CheckpointError, ConfigError, ModelError
 from orchestrator.local_run import run_locally
 from orchestrator.trainer import CoTrainer

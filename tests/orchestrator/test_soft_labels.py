@@ -13,7 +13,8 @@ import torch
 
 from assigners.types import Candidates, CostTable, DensePredictions, GroundTruths
 from orchestrator import exchange
-from orchestrator.config import RunConfig, SoftLabelConfig, from_mapping, load_config
+from orchestrator.config import RunConfig, SoftLabelConfig
+from orchestrator.config_file import from_mapping, load_config
 from orchestrator.errors import ConfigError, ModelError, NonFiniteCostError
 from orchestrator.local_run import run_locally
 from orchestrator.runlog import read_log

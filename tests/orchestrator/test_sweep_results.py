@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.config import load_config, save_config
+from orchestrator.config_file import load_config, save_config
 from orchestrator.errors import ConfigError
 from orchestrator.runlog import RunLog
 from orchestrator.sweep.plan import SweepOptions, SweepPlan, plan_sweep

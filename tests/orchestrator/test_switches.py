@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from assigners import build_assigner
-from orchestrator.config import load_config
+from orchestrator.config_file import load_config
 from orchestrator.local_run import run_locally
 from tests.support.runs import ROOT, SMALL
 from tests.support.steps import (

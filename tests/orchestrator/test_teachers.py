@@ -16,7 +16,8 @@ from mmengine.config import Config, ConfigDict
 
 from assigners.types import Step
 from orchestrator.building import import_custom
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import build_dataset, prepare_data
 from orchestrator.errors import CheckpointError, ConfigError, CoTrainError, ModelError
 from orchestrator.feed import Feeder, batch_order

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.config import DataConfig, load_config
+from orchestrator.config import DataConfig
+from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.datasets import build_dataset, prepare_data
 from orchestrator.errors import ConfigError

@@ -12,7 +12,8 @@ import torch
 from assigners.types import Step
 from orchestrator.batch import Batch
 from orchestrator.building import build_detector
-from orchestrator.config import RunConfig, load_config
+from orchestrator.config import RunConfig
+from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, Split
 from orchestrator.network import Network
 from orchestrator.ranks import RankGroup

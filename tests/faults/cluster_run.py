@@ -1,7 +1,8 @@
 """A run on a cluster of this machine, one of whose nodes is lost: a process of its own.
 
 ``python -m tests.faults.cluster_run JSON`` with ``fault`` (``raylet``: kill -9; ``remove``), the
-nodes' number, the moment and the run. Prints ``FAULT`` when it strikes.
+nodes' number, the moments and the run. Prints ``FAULT`` when it strikes; a new node comes after
+each but the last.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import signal
 import sys
 import tempfile
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,11 @@ import ray  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from rich.console import Console  # noqa: E402
 
-from orchestrator.config import load_config  # noqa: E402
+from orchestrator.config_file import load_config  # noqa: E402
 from orchestrator.errors import CoTrainError  # noqa: E402
 from orchestrator.launcher import launch  # noqa: E402
 from orchestrator.live_view import LiveView  # noqa: E402
-from tests.faults.harness import Moment  # noqa: E402
+from tests.faults.harness import Moment, saved  # noqa: E402
 from tests.support.runs import CONFIG, processes  # noqa: E402
 
 NODE = dict(num_cpus=1, object_store_memory=150 * 2**20)
@@ -40,17 +43,21 @@ QUICK = dict(
 """A lost node is noticed after some seconds instead of 15."""
 
 
-def strike(cluster: Any, fault: str, moment: Moment, run_dir: Path, head: str) -> None:
-    """Lose the node of a network that is not the head's."""
-    moment.wait(run_dir, lambda: True)
-    nodes = {ranks[0]["node_id"] for ranks in processes(run_dir)["networks"].values()}
-    victim = next(node for node in cluster.list_all_nodes() if node.node_id in nodes - {head})
-    print(f"FAULT on node {victim.node_id[:8]}", flush=True)
-    if fault == "raylet":
-        raylet = victim.all_processes["raylet"][0].process
-        os.kill(raylet.pid, signal.SIGKILL)
-    else:
-        cluster.remove_node(victim, allow_graceful=False)
+def strike(cluster: Any, fault: str, moments: Sequence[Moment], run_dir: Path, head: str) -> None:
+    """Lose the node of a network that is not the head's, at each of the moments."""
+    since = 0.0
+    for index, moment in enumerate(moments):
+        if index:
+            cluster.add_node(**NODE)
+        moment.wait(run_dir, lambda: True, since)
+        nodes = {ranks[0]["node_id"] for ranks in processes(run_dir)["networks"].values()}
+        victim = next(n for n in cluster.list_all_nodes() if n.node_id in nodes - {head})
+        before, since = max(saved(run_dir), default=0), time.time()
+        print(f"FAULT after iteration {before} on node {victim.node_id[:8]}", flush=True)
+        if fault == "raylet":
+            os.kill(victim.all_processes["raylet"][0].process.pid, signal.SIGKILL)
+        else:
+            cluster.remove_node(victim, allow_graceful=False)
 
 
 def main(request: dict[str, Any]) -> int:
@@ -64,9 +71,9 @@ def main(request: dict[str, Any]) -> int:
         for _ in range(request["nodes"]):
             cluster.add_node(**NODE)
         ray.init(address=cluster.address, log_to_driver=False)
-        moment = Moment(request["after"], request["delay_s"])
+        moments = [Moment(after, delay_s) for after, delay_s in request["moments"]]
         head = cluster.head_node.node_id
-        arguments = (cluster, request["fault"], moment, run_dir, head)
+        arguments = (cluster, request["fault"], moments, run_dir, head)
         threading.Thread(target=strike, args=arguments, daemon=True).start()
         code = 0
         try:

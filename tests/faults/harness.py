@@ -17,7 +17,9 @@ from typing import Any
 
 from tests.support.runs import CONFIG, ROOT, SMALL, processes
 
-ITERATIONS = 20
+MOMENTS = int(os.environ.get("MOMENTS", "1"))
+"""How often each fault strikes, one time after the other in one run."""
+ITERATIONS = 20 + 30 * (MOMENTS - 1)
 INTERVAL = 2
 OVERRIDES = (
     *SMALL,
@@ -37,13 +39,13 @@ class Family:
     """All processes that descend from one, also those whose parents have died meanwhile."""
 
     def __init__(self, root: int) -> None:
-        self._known = {root: _started(root)}
+        self._root, self._known = root, {root: _started(root)}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
     def _follow(self) -> None:
-        while not self._done.wait(0.2):
+        while not self._done.wait(0.2 if _started(self._root) else 2.0):
             self.look()
 
     def look(self) -> None:
@@ -191,30 +193,50 @@ class Moment:
     """When a fault comes: so long after a checkpoint; 0: after the processes have started."""
 
     after: int
+    """Iterations saved since the fault before, or since the beginning."""
     delay_s: float
 
     @classmethod
-    def draw(cls, fault: str, index: int) -> Moment:
-        """The first of each fault lies in the middle of the run, the others anywhere."""
-        rng = random.Random(f"{fault} {index}")
-        if index == 0:
-            return cls(rng.randrange(3, 6) * INTERVAL, rng.uniform(0, 0.2))
-        if rng.random() < 0.2:
-            return cls(0, rng.uniform(0, 4))
-        return cls(rng.randrange(1, 8) * INTERVAL, rng.uniform(0, 0.3))
+    def draw(cls, fault: str, index: int, least: int = 0) -> Moment:
+        """A single one lies in the middle of the run. Of many the first comes before anything is
+        saved, and a fifth of the others while the run starts again.
 
-    def wait(self, run_dir: Path, alive: Callable[[], bool]) -> None:
-        """Return when it has come."""
+        Args:
+            least: value of ``after`` at least.
+        """
+        rng = random.Random(f"{fault} {index}")
+        if MOMENTS == 1:
+            return cls(max(least, rng.randrange(3, 6) * INTERVAL), rng.uniform(0, 0.2))
+        if least == 0 and (index == 0 or rng.random() < 0.2):
+            return cls(0, rng.uniform(0, 4))
+        return cls(max(least, rng.randrange(1, 8) * INTERVAL), rng.uniform(0, 0.3))
+
+    def wait(self, run_dir: Path, alive: Callable[[], bool], since: float = 0.0) -> None:
+        """Return when it has come.
+
+        Args:
+            since: when the fault before struck (``time.time``); the run has to start again first.
+        """
         until = time.monotonic() + END_S
-        while not self._reached(run_dir):
-            assert alive() and time.monotonic() < until, "the run ended before its moment"
-            time.sleep(0.01)
+
+        def wait_for(reached: Callable[[], bool]) -> None:
+            while not reached():
+                assert alive(), "the run ended before its moment"
+                assert time.monotonic() < until, "the moment has not come in time"
+                time.sleep(0.01)
+
+        wait_for(lambda: _modified(run_dir / "processes.json") > since)
+        if self.after:
+            base = max(saved(run_dir), default=0) if since else 0
+            wait_for(lambda: max(saved(run_dir), default=0) >= base + self.after)
         time.sleep(self.delay_s)
 
-    def _reached(self, run_dir: Path) -> bool:
-        if self.after == 0:
-            return (run_dir / "processes.json").exists()
-        return max(saved(run_dir), default=0) >= self.after
+
+def _modified(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return -1.0
 
 
 def pid_of(run_dir: Path, who: str) -> int:

@@ -1,4 +1,5 @@
-"""``python -m tests.faults.soak --minutes N --kill-every S``: tiny CoLAD under fire.
+"""``python -m tests.faults.soak --minutes N --kill-every S``: tiny CoLAD under fire
+(``--iterations N`` instead of minutes: until so many are saved).
 
 A random process of the run (network, feeder, controller, now and then the launcher) is killed every
 S seconds or so. At the end the run is stopped by SIGTERM. What must hold: every iteration is logged
@@ -9,6 +10,7 @@ and the memory of every process stays where it was after its first half minute: 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import random
 import signal
@@ -91,6 +93,7 @@ class Soak:
         self.kills: dict[str, int] = {}
         self.lives: dict[int, Life] = {}
         self.orphans: dict[int, str] = {}
+        self.minutes = 0.0
 
     @contextmanager
     def training(self, *, resume: bool) -> Iterator[Launched]:
@@ -108,18 +111,20 @@ class Soak:
             yield run
             self.orphans.update(run.family.orphans())
 
-    def run(self, minutes: float, every_s: float) -> None:
-        """Train and kill; ends with the run stopped."""
-        end = time.monotonic() + 60 * minutes
+    def run(self, minutes: float, every_s: float, iterations: int | None = None) -> None:
+        """Train and kill for so long, or for so many iterations; ends with the run stopped."""
+        began_s = time.monotonic()
+        end = math.inf if iterations is not None else began_s + 60 * minutes
         again, resume = True, False
         while again:
             with self.training(resume=resume) as run:
-                again = resume = self._fire(run, end, every_s)
+                again = resume = self._fire(run, end, every_s, iterations)
                 if not again:
                     self._await_training(run)
                     run.process.send_signal(signal.SIGTERM)
                 code = run.end()
                 assert again or code == 143, run.text
+        self.minutes = (time.monotonic() - began_s) / 60
 
     def _await_training(self, run: Launched) -> None:
         """A run that has not yet begun, or begins again, has nothing to save at a signal."""
@@ -134,12 +139,14 @@ class Soak:
         report = read_progress(self.run_dir)
         return 0 if report is None else report.progress.iteration
 
-    def _fire(self, run: Launched, end: float, every_s: float) -> bool:
-        """Kill until the time is over (False) or the launcher was hit (True)."""
+    def _fire(self, run: Launched, end: float, every_s: float, iterations: int | None) -> bool:
+        """Kill until the end is reached (False) or the launcher was hit (True)."""
         next_s = time.monotonic() + every_s * self.rng.uniform(0.5, 1.5)
         while time.monotonic() < end:
             time.sleep(1)
             assert run.process.poll() is None, run.text
+            if iterations is not None and max(saved(self.run_dir), default=0) >= iterations:
+                return False
             for pid, role in pids(run).items():
                 self.lives.setdefault(pid, Life(role)).sample(rss(pid))
             if time.monotonic() < next_s or not saved(self.run_dir):
@@ -200,17 +207,19 @@ class Soak:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=120.0)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=120.0)
+    length.add_argument("--iterations", type=int)
     parser.add_argument("--kill-every", type=float, default=180.0, metavar="SECONDS")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="colad-soak-")))
         soak = Soak(folder, arguments.seed)
-        soak.run(arguments.minutes, arguments.kill_every)
+        soak.run(arguments.minutes, arguments.kill_every, arguments.iterations)
         done = soak.check()
         kills = ", ".join(f"{role} {count}" for role, count in sorted(soak.kills.items()))
-        print(f"{done} iterations in {arguments.minutes:g} minutes; killed: {kills or 'nobody'}")
+        print(f"{done} iterations in {soak.minutes:.0f} minutes; killed: {kills or 'nobody'}")
         print(soak.table(), flush=True)
         soak.compare(done)
     print("every iteration logged once, weights bit-equal to an undisturbed run, nothing left over")

@@ -20,8 +20,9 @@ class Row:
 
     fault: str
     outcome: str
-    seconds: float
-    """From the fault until the networks train again, ``--resume`` included where it is needed."""
+    seconds: float | None
+    """From the fault until the networks train again, ``--resume`` included where it is needed; None
+    where the next fault struck before."""
     equal: bool
     """Whether the final weights are those of the undisturbed run, bit for bit."""
 
@@ -42,8 +43,9 @@ def render(rows: list[Row]) -> str:
     text = f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|\n"
     for fault, outcome in dict.fromkeys((row.fault, row.outcome) for row in rows):
         same = [row for row in rows if (row.fault, row.outcome) == (fault, outcome)]
-        low, high = min(r.seconds for r in same), max(r.seconds for r in same)
-        took = f"{low:.0f}" if len(same) == 1 else f"{low:.0f} to {high:.0f}"
+        times = [row.seconds for row in same if row.seconds is not None]
+        low, high = min(times, default=0.0), max(times, default=0.0)
+        took = f"{low:.0f} to {high:.0f}" if len(times) > 1 else f"{low:.0f}" if times else "-"
         equal = sum(row.equal for row in same)
         text += f"| {fault} | {len(same)} | {outcome} | {took} | {equal} of {len(same)} |\n"
     return text + f"\n{platform.machine()}, {os.cpu_count()} cores\n"

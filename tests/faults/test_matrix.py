@@ -1,25 +1,30 @@
 """The fault matrix (``make test-faults``): what is killed, stopped, filled or damaged, and how the
-run ends. ``MOMENTS=10`` strikes each fault at ten random moments; the default is one."""
+run ends. ``MOMENTS=10`` strikes each fault at ten random moments, one after the other in one run,
+which starts again from a checkpoint after each; the default is one."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.faults.harness import (
+    END_S,
+    INTERVAL,
     ITERATIONS,
+    MOMENTS,
     OVERRIDES,
     Launched,
     Moment,
@@ -33,7 +38,6 @@ from tests.support.runs import assert_equal_weights, final_weights
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray]
 
-MOMENTS = range(int(os.environ.get("MOMENTS", "1")))
 HANG_S = 40
 WENT_ON = "went on by itself"
 RESUMED = "ended, `--resume` went on"
@@ -60,142 +64,170 @@ def rows() -> Iterator[list[Row]]:
     write(collected)
 
 
+@dataclass
+class Strike:
+    """One fault that came."""
+
+    before: int
+    """Iteration of the newest checkpoint then."""
+    at_s: float
+    """``time.monotonic``"""
+    outcome: str = WENT_ON
+
+
 class Check:
-    """What every disturbed run is held to; adds a row to the table."""
+    """A disturbed run, what it is held to, and its rows in the table.
 
-    def __init__(self, fault: str, expected: dict[str, Any], rows: list[Row]) -> None:
-        self.fault, self.expected, self.rows = fault, expected, rows
-        self.struck_s, self.before = 0.0, 0
+    Args:
+        fault: as the table names it.
+        data_root: of the drawn shapes.
+        run_dir: of the run.
+        more: overrides.
+    """
 
-    def strike(self, run_dir: Path) -> None:
+    def __init__(self, fault: str, data_root: Path, run_dir: Path, *more: str) -> None:
+        self.fault, self.data_root, self.run_dir, self.more = fault, data_root, run_dir, more
+        self.strikes: list[Strike] = []
+        self.runs: list[Launched] = []
+        self._stack = ExitStack()
+        self._since = 0.0
+
+    def __enter__(self) -> Check:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.close()
+
+    def start(self, *prefix: str) -> Launched:
+        """The command; from the second time on with ``--resume``."""
+        command = train_command(self.data_root, self.run_dir, *self.more, resume=bool(self.runs))
+        return self.watch([*prefix, *command])
+
+    def watch(self, command: Sequence[str]) -> Launched:
+        """Start any command that trains in this run's directory."""
+        run = self._stack.enter_context(launched(command, self.run_dir))
+        self.runs.append(run)
+        return run
+
+    def await_moment(self, run: Launched, index: int, *, name: str = "", least: int = 0) -> Moment:
+        """Return when the fault shall strike for the ``index``-th time."""
+        moment = Moment.draw(name or self.fault, index, least)
+        moment.wait(self.run_dir, lambda: run.process.poll() is None, self._since)
+        return moment
+
+    def strike(self, outcome: str = WENT_ON, before: int | None = None) -> Strike:
         """The fault comes now."""
-        self.before = max(saved(run_dir), default=0)
-        self.struck_s = time.monotonic()
+        if before is None:
+            before = max(saved(self.run_dir), default=0)
+        self.strikes.append(Strike(before, time.monotonic(), outcome))
+        self._since = time.time()
+        return self.strikes[-1]
 
-    def recovered(self, run: Launched, outcome: str) -> None:
-        """The run trains again, from no earlier than the newest checkpoint at the fault."""
-        networks_s = run.time_of("networks:", after=self.struck_s)
-        assert networks_s is not None, run.text
-        assert not run.family.orphans(), "processes are left"
-        self.ended(run.run_dir, outcome, networks_s - self.struck_s)
-        if self.before:
-            assert went_on_at(run, self.struck_s) >= self.before, run.text
+    def recovered(self, run: Launched, expected: dict[str, Any], rows: list[Row]) -> None:
+        """``run`` ends well, and the whole held what it must.
 
-    def ended(self, run_dir: Path, outcome: str, seconds: float) -> None:
-        """All iterations are done, with the weights of the undisturbed run."""
-        assert max(saved(run_dir)) == ITERATIONS
-        assert_equal_weights(final_weights(run_dir), self.expected)
-        self.rows.append(Row(fault=self.fault, outcome=outcome, seconds=seconds, equal=True))
-
-
-def went_on_at(run: Launched, after: float) -> int:
-    """Iteration that a run says to go on at."""
-    words = "going on at iteration"
-    lines = [line for at, line in run.lines if at > after and words in line]
-    assert lines, run.text
-    return int(lines[0].rpartition(words)[2])
-
-
-def resume(check: Check, data_root: Path, run_dir: Path, *more: str) -> Launched:
-    """The same command with ``--resume``, to the end."""
-    command = train_command(data_root, run_dir, *more, resume=True)
-    with launched(command, run_dir) as run:
+        After each strike the run trains again from the newest checkpoint at the strike, unless the
+        next strike came before that; at the end nothing is left over, all iterations are done, and
+        the weights are those of the undisturbed run.
+        """
         assert run.end() == 0, run.text
-        assert not run.family.orphans(), "processes are left"
-    return run
+        for each in self.runs:
+            assert not each.family.orphans(), "processes are left"
+        assert max(saved(self.run_dir)) == ITERATIONS
+        assert_equal_weights(final_weights(self.run_dir), expected)
+        nexts = [strike.at_s for strike in self.strikes[1:]] + [math.inf]
+        for strike, until in zip(self.strikes, nexts):
+            seconds = self._recovery(strike, until)
+            row = Row(fault=self.fault, outcome=strike.outcome, seconds=seconds, equal=True)
+            rows.append(row)
+        assert rows[-1].seconds is not None
+
+    def _recovery(self, strike: Strike, until: float) -> float | None:
+        """Seconds from the strike until the networks train; None if the next came before."""
+        lines = [(at, line) for run in self.runs for at, line in run.lines]
+        after = [(at, line) for at, line in sorted(lines) if strike.at_s < at < until]
+        ready = next((at for at, line in after if "networks:" in line), None)
+        words = "going on at iteration"
+        going = [int(line.rpartition(words)[2]) for _, line in after if words in line]
+        if ready is None or (strike.before and not going):
+            assert until < math.inf, self.runs[-1].text
+            return None
+        assert not strike.before or going[0] >= strike.before, self.runs[-1].text
+        return ready - strike.at_s
 
 
-def running(run: Launched) -> Any:
-    return lambda: run.process.poll() is None
+STOPPED = f"(`hang_timeout={HANG_S}`)"
 
 
-@pytest.mark.parametrize("index", MOMENTS)
-@pytest.mark.parametrize("who", ["r18", "r34", "feeder", "controller"])
-def test_killed_process(
-    who: str, index: int, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
-) -> None:
-    fault = f"kill -9 of {'network ' if who.startswith('r') else 'the '}{who}"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    with launched(train_command(data_root, run_dir), run_dir) as run:
-        Moment.draw(fault, index).wait(run_dir, running(run))
-        check.strike(run_dir)
-        os.kill(pid_of(run_dir, who), signal.SIGKILL)
-        assert run.end() == 0, run.text
-        assert "restart 1 of 3 for lost processes" in run.text
-        check.recovered(run, WENT_ON)
-
-
-@pytest.mark.parametrize("index", MOMENTS)
 @pytest.mark.parametrize(
-    ("who", "words"),
+    ("fault", "who", "words"),
     [
-        ("r34", "network 'r34' does not answer"),
-        ("controller", "the controller has said nothing for"),
+        ("kill -9 of network r18", "r18", "network 'r18'"),
+        ("kill -9 of network r34", "r34", "network 'r34'"),
+        ("kill -9 of the feeder", "feeder", "feeder 0"),
+        ("kill -9 of the controller", "controller", "the controller"),
+        (f"SIGSTOP of a network {STOPPED}", "r34", "network 'r34' does not answer"),
+        (f"SIGSTOP of the controller {STOPPED}", "controller", "has said nothing for"),
     ],
+    ids=lambda value: value.partition(" (")[0] if " of " in value else "",
 )
-def test_stopped_process(
+def test_struck_process(
+    fault: str,
     who: str,
     words: str,
-    index: int,
     data_root: Path,
     tmp_path: Path,
     undisturbed: Any,
     rows: list[Row],
 ) -> None:
-    what = "a network" if who.startswith("r") else "the controller"
-    fault = f"SIGSTOP of {what} (`hang_timeout={HANG_S}`)"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    command = train_command(data_root, run_dir, f"resources.hang_timeout={HANG_S}")
-    with launched(command, run_dir) as run:
-        Moment.draw(fault, index).wait(run_dir, running(run))
-        check.strike(run_dir)
-        os.kill(pid_of(run_dir, who), signal.SIGSTOP)
-        assert run.end() == 0, run.text
-        assert words in run.text
-        check.recovered(run, WENT_ON)
+    more = [f"resources.max_retries={MOMENTS}"]
+    stop = fault.startswith("SIGSTOP")
+    if stop:
+        more.append(f"resources.hang_timeout={HANG_S}")
+    with Check(fault, data_root, tmp_path / "run", *more) as check:
+        run = check.start()
+        for index in range(MOMENTS):
+            check.await_moment(run, index)
+            check.strike()
+            os.kill(pid_of(check.run_dir, who), signal.SIGSTOP if stop else signal.SIGKILL)
+        check.recovered(run, undisturbed, rows)
+        assert run.text.count(words) >= MOMENTS
+        assert f"restart {MOMENTS} of {MOMENTS} for lost processes" in run.text
 
 
-@pytest.mark.parametrize("index", MOMENTS)
 def test_killed_launcher(
-    index: int, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
+    data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    fault = "kill -9 of the launcher"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    with launched(train_command(data_root, run_dir), run_dir) as run:
-        Moment.draw(fault, index).wait(run_dir, running(run))
-        check.strike(run_dir)
-        run.process.kill()
-        assert run.end() == -signal.SIGKILL
-        resumed = resume(check, data_root, run_dir)
-        assert not run.family.orphans(), "processes are left"
-    check.recovered(resumed, RESUMED)
+    with Check("kill -9 of the launcher", data_root, tmp_path / "run") as check:
+        for index in range(MOMENTS):
+            run = check.start()
+            check.await_moment(run, index)
+            check.strike(RESUMED)
+            run.process.kill()
+            assert run.end() == -signal.SIGKILL
+        check.recovered(check.start(), undisturbed, rows)
 
 
-@pytest.mark.parametrize("index", MOMENTS)
 @pytest.mark.parametrize("whom", ["the launcher", "the launcher's process group"])
 def test_sigterm(
-    whom: str, index: int, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
+    whom: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    fault = f"SIGTERM to {whom}"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    command = train_command(data_root, run_dir)
-    if "group" in whom:  # `timeout` sends it to its group
-        command = ["timeout", "--signal=INT", "1000", *command]
-    with launched(command, run_dir) as run:
-        Moment.draw("SIGTERM", index + 100 * (index > 0)).wait(run_dir, running(run))
-        check.strike(run_dir)
-        run.process.send_signal(signal.SIGTERM)
-        code = run.end()
-        assert not run.family.orphans(), "processes are left"
-    if check.before:
-        assert code == 143, run.text
-        assert "stopped at iteration" in run.text
-        assert max(saved(run_dir)) >= check.before
-        outcome = f"checkpoint, exit code 143, {RESUMED.partition(', ')[2]}"
-    else:  # before the first iteration there is nothing to save
-        assert code == 2, run.text
-        outcome = "nothing to save yet, `--resume` began anew"
-    check.recovered(resume(check, data_root, run_dir), outcome)
+    # `timeout` sends it to its group
+    prefix = ("timeout", "--signal=INT", "1000") if "group" in whom else ()
+    with Check(f"SIGTERM to {whom}", data_root, tmp_path / "run") as check:
+        for index in range(MOMENTS):
+            run = check.start(*prefix)
+            moment = check.await_moment(run, index, name="SIGTERM")
+            strike = check.strike(f"checkpoint, exit code 143, {RESUMED.partition(', ')[2]}")
+            run.process.send_signal(signal.SIGTERM)
+            code = run.end()
+            if moment.after == 0 and code == 2:  # this start had nothing to save yet
+                assert "stopped before the first iteration" in run.text
+                strike.outcome = "nothing to save yet, exit code 2, `--resume` went on"
+            else:
+                assert code == 143 and "stopped at iteration" in run.text, run.text
+            assert max(saved(check.run_dir), default=0) >= strike.before
+        check.recovered(check.start(), undisturbed, rows)
 
 
 @contextmanager
@@ -212,44 +244,48 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("index", MOMENTS)
-def test_full_disk(
-    index: int, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
-) -> None:
+def test_full_disk(data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]) -> None:
     fault = "disk full while a checkpoint is written"
-    check = Check(fault, undisturbed, rows)
-    with small_disk(tmp_path) as disk:
-        run_dir = disk / "run"
-        with launched(train_command(data_root, run_dir), run_dir) as run:
-            moment = Moment.draw(fault, 0 if index == 0 else index + 1)
-            Moment(max(moment.after, 2), moment.delay_s).wait(run_dir, running(run))
-            check.strike(run_dir)
+    with small_disk(tmp_path) as disk, Check(fault, data_root, disk / "run") as check:
+        for index in range(MOMENTS):
+            run = check.start()
+            check.await_moment(run, index, least=INTERVAL)
+            strike = check.strike(RESUMED)
             ballast = disk / "ballast"
             with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
                     file.write(b"x" * 2**18)
             assert run.end() == 2, run.text
             assert "No space left on device" in run.text and "--resume" in run.text
-            assert not run.family.orphans(), "processes are left"
-        ballast.unlink()
-        assert max(saved(run_dir)) >= check.before, "a checkpoint was lost"
-        check.recovered(resume(check, data_root, run_dir), RESUMED)
+            ballast.unlink()
+            assert max(saved(check.run_dir)) >= strike.before, "a checkpoint was lost"
+        check.recovered(check.start(), undisturbed, rows)
 
 
-@pytest.mark.parametrize("index", MOMENTS)
 @pytest.mark.parametrize("damage", ["truncated", "one bit flipped"])
 def test_damaged_checkpoint(
-    damage: str, index: int, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
+    damage: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
     fault = f"checkpoint {damage}"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    rng = random.Random(f"{fault} {index}")
-    with launched(train_command(data_root, run_dir), run_dir) as run:
-        moment = Moment.draw(fault, index)
-        Moment(max(moment.after, 4), moment.delay_s).wait(run_dir, running(run))
-        run.process.send_signal(signal.SIGTERM)
-        assert run.end() == 143, run.text
-    *_, before, newest = sorted((run_dir / "checkpoints" / "trial").glob("checkpoint_*"))
+    with Check(fault, data_root, tmp_path / "run") as check:
+        for index in range(MOMENTS):
+            run = check.start()
+            check.await_moment(run, index, least=2 * INTERVAL)
+            run.process.send_signal(signal.SIGTERM)
+            assert run.end() == 143, run.text
+            spoil(check.run_dir, damage, random.Random(f"{fault} {index}"))
+            *_, before, _ = saved(check.run_dir)
+            check.strike("passed over for the one before", before)
+        last = check.start()
+        check.recovered(last, undisturbed, rows)
+        for strike, resumed in zip(check.strikes, check.runs[1:]):
+            assert "passing over a damaged checkpoint" in resumed.text
+            assert f"going on at iteration {strike.before} " in f"{resumed.text} "
+
+
+def spoil(run_dir: Path, damage: str, rng: random.Random) -> None:
+    """Damage a file of the newest checkpoint."""
+    newest = max((run_dir / "checkpoints" / "trial").glob("checkpoint_*"))
     part = rng.choice(sorted(newest.glob("*.pt")))
     content = bytearray(part.read_bytes())
     position = rng.randrange(len(content))
@@ -258,67 +294,50 @@ def test_damaged_checkpoint(
     else:
         content[position] ^= 1 << rng.randrange(8)
     part.write_bytes(content)
-    check.struck_s = time.monotonic()
-    resumed = resume(check, data_root, run_dir)
-    assert "passing over a damaged checkpoint" in resumed.text
-    assert went_on_at(resumed, 0) == int(before.name.rpartition("_")[2])
-    check.recovered(resumed, "passed over for the one before")
 
 
-def cluster_command(
-    data_root: Path, run_dir: Path, fault: str, nodes: int, at: Moment
-) -> list[str]:
-    overrides = [f"data.root={data_root}", *OVERRIDES, "resources.placement=spread"]
+def cluster_command(check: Check, way: str, nodes: int, moments: int) -> list[str]:
+    """The run on a cluster of so many nodes and a head, which loses some ``way``."""
+    overrides = [f"data.root={check.data_root}", *OVERRIDES, "resources.placement=spread"]
     request = dict(
-        run_dir=str(run_dir),
+        run_dir=str(check.run_dir),
         overrides=overrides,
-        fault=fault,
+        fault=way,
         nodes=nodes,
-        after=at.after,
-        delay_s=at.delay_s,
+        moments=[astuple(Moment.draw(check.fault, index)) for index in range(moments)],
     )
     return [sys.executable, "-m", "tests.faults.cluster_run", json.dumps(request)]
 
 
-@pytest.mark.parametrize("index", MOMENTS)
+def strikes_of(run: Launched, outcome: str) -> list[Strike]:
+    """What a run on a cluster says of its lost nodes."""
+    said = [(at, line.split()) for at, line in run.lines if line.startswith("FAULT after")]
+    return [Strike(int(words[3]), at, outcome) for at, words in said]
+
+
 @pytest.mark.parametrize(
     ("way", "words"),
     [("raylet", "kill -9 of a worker node's raylet"), ("remove", "removal of a worker node")],
 )
 def test_lost_node(
-    way: str,
-    words: str,
-    index: int,
-    data_root: Path,
-    tmp_path: Path,
-    undisturbed: Any,
-    rows: list[Row],
+    way: str, words: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    check, run_dir = Check(words, undisturbed, rows), tmp_path / "run"
-    command = cluster_command(data_root, run_dir, way, 3, Moment.draw(words, index))
-    with launched(command, run_dir) as run:
-        code = run.end()
-        assert code == 0, run.text
-        struck_s = run.time_of("FAULT")
-        assert struck_s is not None
-        check.struck_s = struck_s
-        assert "restart 1 of 20 for lost nodes" in run.text
-        check.recovered(run, WENT_ON)
+    with Check(words, data_root, tmp_path / "run") as check:
+        run = check.watch(cluster_command(check, way, 3, MOMENTS))
+        run.process.wait(MOMENTS * END_S)
+        check.strikes = strikes_of(run, WENT_ON)
+        assert len(check.strikes) == MOMENTS, run.text
+        check.recovered(run, undisturbed, rows)
+        assert f"restart {MOMENTS} of 20 for lost nodes" in run.text
 
 
 def test_lost_node_without_another(
     data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
     fault = "removal of a node that the run cannot do without"
-    check, run_dir = Check(fault, undisturbed, rows), tmp_path / "run"
-    command = cluster_command(data_root, run_dir, "remove", 1, Moment.draw(fault, 0))
-    with launched(command, run_dir) as run:
+    with Check(fault, data_root, tmp_path / "run") as check:
+        run = check.watch(cluster_command(check, "remove", 1, 1))
         assert run.end() == 2, run.text
-        struck_s = run.time_of("FAULT")
-        assert struck_s is not None
         assert "the run asks for" in run.text and "--wait-for-resources" in run.text
-        assert not run.family.orphans(), "processes are left"
-    check.struck_s = struck_s
-    check.before = max(saved(run_dir))
-    check.recovered(resume(check, data_root, run_dir), f"said what is missing, {RESUMED}")
-    shutil.rmtree(run_dir)
+        check.strikes = strikes_of(run, f"said what is missing, {RESUMED}")
+        check.recovered(check.start(), undisturbed, rows)

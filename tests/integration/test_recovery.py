@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tests.support.runs import CONFIG, ROOT, assert_equal_weights, final_weights, processes
+from tests.faults.harness import Moment, pid_of
+from tests.support.runs import CONFIG, ROOT, assert_equal_weights, final_weights
 
 pytestmark = pytest.mark.ray
 
@@ -38,46 +39,31 @@ def reference(train: Train, known: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def kill_later(run_dir: Path, find_pid: Callable[[dict[str, Any]], int], after: int) -> list[int]:
-    """Kill -9 a process of the run once ``after`` iterations are saved; returns its pid."""
-    killed: list[int] = []
+def kill_in_turn(run_dir: Path, victims: Sequence[str], after: int) -> list[str]:
+    """Kill -9 one process of the run after the other, each ``after`` saved iterations; who fell."""
+    killed: list[str] = []
 
     def watch() -> None:
-        log = run_dir / "checkpoints" / "trial"
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not killed:
-            time.sleep(0.01)
-            if len(list(log.glob("checkpoint_*/state.json"))) * 5 < after:
-                continue
-            time.sleep(random.uniform(0, 0.2))
-            pid = find_pid(processes(run_dir))
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+        since = 0.0
+        for who in victims:
+            moment = Moment(after, random.uniform(0, 0.05))
+            moment.wait(run_dir, lambda: True, since)
+            since = time.time()
+            os.kill(pid_of(run_dir, who), signal.SIGKILL)
+            killed.append(who)
 
     threading.Thread(target=watch, daemon=True).start()
     return killed
 
 
-@pytest.mark.parametrize(
-    ("victim", "find_pid"),
-    [
-        ("network", lambda p: p["networks"]["r34"][0]["pid"]),
-        ("feeder", lambda p: p["feeders"][0]["pid"]),
-        ("controller", lambda p: p["controller"]["pid"]),
-    ],
-)
-def test_killed_actor(
-    train: Train,
-    tmp_path: Path,
-    undisturbed: dict[str, Any],
-    victim: str,
-    find_pid: Callable[[dict[str, Any]], int],
-) -> None:
+def test_killed_actors(train: Train, tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     expected = reference(train, undisturbed)
-    killed = kill_later(tmp_path / "run", find_pid, after=random.choice([5, 10]))
-    result, run_dir = train(CHECKPOINTS)
-    assert killed, f"the {victim} was never found"
-    assert result.outcome == "finished" and result.iteration == 20
+    victims = ["r34", "feeder", "controller"]
+    random.shuffle(victims)
+    killed = kill_in_turn(tmp_path / "run", victims, after=4)
+    result, run_dir = train("checkpoint.interval=4", "checkpoint.keep=20")
+    assert killed == victims
+    assert (result.outcome, result.iteration, result.retries) == ("finished", 20, 3)
     assert_equal_weights(final_weights(run_dir), expected)
     log = pd.read_parquet(run_dir / "iterations.parquet")
     assert sorted(log["iteration"]) == sorted([*range(20), *range(20)])
@@ -86,7 +72,7 @@ def test_killed_actor(
 def test_too_many_losses_end_the_run(train: Train, tmp_path: Path) -> None:
     from orchestrator.launcher import RunFailed
 
-    kill_later(tmp_path / "run", lambda p: p["networks"]["r18"][0]["pid"], after=5)
+    kill_in_turn(tmp_path / "run", ["r18"], after=5)
     with pytest.raises(RunFailed, match="given up after 0 restart"):
         train(CHECKPOINTS, "resources.max_retries=0", "train.max_iterations=200")
 

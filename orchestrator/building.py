@@ -391,4 +391,9 @@ def build_schedulers(
                 built.append(cls(optimizer, by_epoch=False, **config))
         except (TypeError, ValueError, AssertionError) as error:
             raise ConfigError(f"{entry_field}: {error}") from error
+        except ZeroDivisionError as error:
+            raise ConfigError(
+                f"{entry_field}: {kind} has a part of no iterations in a run of {max_iterations}; "
+                "raise train.max_iterations, or change the schedule"
+            ) from error
     return built

@@ -37,6 +37,7 @@ CASES = [
     _setting("train.optimizer.lr=fast", "optimizer", "fast"),
     _setting("train.param_scheduler=[{'type': 'Never'}]", "param_scheduler", "Never"),
     _setting("train.param_scheduler=[3]", "train.param_scheduler[0]", "3"),
+    _setting("train.max_iterations=5", "train.param_scheduler[0]", "OneCycleLR", "max_iterations"),
     _setting("train.clip_grad=-1", "train.clip_grad"),
     _setting("assigner.type=PPA", "assigner", "PPA"),
     _setting("assigner.topkk=3", "assigner", "topkk"),

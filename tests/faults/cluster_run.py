@@ -61,32 +61,39 @@ def strike(cluster: Any, fault: str, moments: Sequence[Moment], run_dir: Path, h
 
 
 def main(request: dict[str, Any]) -> int:
-    """Train, and lose a node meanwhile; the exit code of ``colad train``."""
-    run_dir = Path(request["run_dir"])
+    """A cluster for the run; the exit code of ``colad train``."""
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
         head_args = {**NODE, "include_dashboard": False, "temp_dir": folder}
         cluster = Cluster(
-            initialize_head=True, head_node_args={**head_args, "_system_config": QUICK}
+            initialize_head=True,
+            head_node_args={**head_args, "_system_config": QUICK},
+            shutdown_at_exit=False,  # its hooks want the main thread, and nodes come in another
         )
-        for _ in range(request["nodes"]):
-            cluster.add_node(**NODE)
-        ray.init(address=cluster.address, log_to_driver=False)
-        moments = [Moment(after, delay_s) for after, delay_s in request["moments"]]
-        head = cluster.head_node.node_id
-        arguments = (cluster, request["fault"], moments, run_dir, head)
-        threading.Thread(target=strike, args=arguments, daemon=True).start()
-        code = 0
         try:
-            with LiveView(Console(width=200), title="faults") as view:
-                config = load_config(CONFIG, request["overrides"])
-                result = launch(config, run_dir, resume=False, address=None, view=view)
-            print(f"{result.outcome} at iteration {result.iteration}", flush=True)
-        except CoTrainError as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            code = 2
-        ray.shutdown()
-        cluster.shutdown()
-    return code
+            return train(cluster, request)
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+def train(cluster: Any, request: dict[str, Any]) -> int:
+    """The run, which loses nodes meanwhile; the exit code of ``colad train``."""
+    for _ in range(request["nodes"]):
+        cluster.add_node(**NODE)
+    ray.init(address=cluster.address, log_to_driver=False)
+    run_dir = Path(request["run_dir"])
+    moments = [Moment(after, delay_s) for after, delay_s in request["moments"]]
+    arguments = (cluster, request["fault"], moments, run_dir, cluster.head_node.node_id)
+    threading.Thread(target=strike, args=arguments, daemon=True).start()
+    try:
+        with LiveView(Console(width=200), title="faults") as view:
+            config = load_config(CONFIG, request["overrides"])
+            result = launch(config, run_dir, resume=False, address=None, view=view)
+    except CoTrainError as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        return 2
+    print(f"{result.outcome} at iteration {result.iteration}", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -18,8 +18,10 @@ from typing import Any
 from tests.support.runs import CONFIG, ROOT, SMALL, processes
 
 MOMENTS = int(os.environ.get("MOMENTS", "1"))
-"""How often each fault strikes, one time after the other in one run."""
-ITERATIONS = 20 + 30 * (MOMENTS - 1)
+"""How often each fault strikes."""
+STRIKES = 2 * MOMENTS
+"""Faults that strike one run, one after the other, at most."""
+ITERATIONS = 20 + 15 * (STRIKES - 1)
 INTERVAL = 2
 OVERRIDES = (
     *SMALL,
@@ -198,7 +200,7 @@ class Moment:
 
     @classmethod
     def draw(cls, fault: str, index: int, least: int = 0) -> Moment:
-        """A single one lies in the middle of the run. Of many the first comes before anything is
+        """A single one comes while the run trains. Of many the first comes before anything is
         saved, and a fifth of the others while the run starts again.
 
         Args:
@@ -206,10 +208,10 @@ class Moment:
         """
         rng = random.Random(f"{fault} {index}")
         if MOMENTS == 1:
-            return cls(max(least, rng.randrange(3, 6) * INTERVAL), rng.uniform(0, 0.2))
+            return cls(max(least, rng.randrange(2, 6) * INTERVAL), rng.uniform(0, 0.2))
         if least == 0 and (index == 0 or rng.random() < 0.2):
             return cls(0, rng.uniform(0, 4))
-        return cls(max(least, rng.randrange(1, 8) * INTERVAL), rng.uniform(0, 0.3))
+        return cls(max(least, rng.randrange(1, 5) * INTERVAL), rng.uniform(0, 0.2))
 
     def wait(self, run_dir: Path, alive: Callable[[], bool], since: float = 0.0) -> None:
         """Return when it has come.

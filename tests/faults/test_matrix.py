@@ -1,6 +1,6 @@
 """The fault matrix (``make test-faults``): what is killed, stopped, filled or damaged, and how the
-run ends. ``MOMENTS=10`` strikes each fault at ten random moments, one after the other in one run,
-which starts again from a checkpoint after each; the default is one."""
+run ends. Related faults strike one run in turn, which starts again from a checkpoint after each;
+``MOMENTS=10`` for ten random moments of each fault, the default is one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from tests.faults.harness import (
     ITERATIONS,
     MOMENTS,
     OVERRIDES,
+    STRIKES,
     Launched,
     Moment,
     launched,
@@ -38,7 +39,7 @@ from tests.support.runs import assert_equal_weights, final_weights
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray]
 
-HANG_S = 40
+HANG_S = 25
 WENT_ON = "went on by itself"
 RESUMED = "ended, `--resume` went on"
 
@@ -68,6 +69,8 @@ def rows() -> Iterator[list[Row]]:
 class Strike:
     """One fault that came."""
 
+    fault: str
+    """As the table names it."""
     before: int
     """Iteration of the newest checkpoint then."""
     at_s: float
@@ -79,14 +82,13 @@ class Check:
     """A disturbed run, what it is held to, and its rows in the table.
 
     Args:
-        fault: as the table names it.
         data_root: of the drawn shapes.
         run_dir: of the run.
         more: overrides.
     """
 
-    def __init__(self, fault: str, data_root: Path, run_dir: Path, *more: str) -> None:
-        self.fault, self.data_root, self.run_dir, self.more = fault, data_root, run_dir, more
+    def __init__(self, data_root: Path, run_dir: Path, *more: str) -> None:
+        self.data_root, self.run_dir, self.more = data_root, run_dir, more
         self.strikes: list[Strike] = []
         self.runs: list[Launched] = []
         self._stack = ExitStack()
@@ -109,28 +111,30 @@ class Check:
         self.runs.append(run)
         return run
 
-    def await_moment(self, run: Launched, index: int, *, name: str = "", least: int = 0) -> Moment:
-        """Return when the fault shall strike for the ``index``-th time."""
-        moment = Moment.draw(name or self.fault, index, least)
+    def await_moment(self, run: Launched, fault: str, index: int, *, least: int = 0) -> Moment:
+        """Return when ``fault`` shall strike for the ``index``-th time."""
+        moment = Moment.draw(fault, index, least)
         moment.wait(self.run_dir, lambda: run.process.poll() is None, self._since)
         return moment
 
-    def strike(self, outcome: str = WENT_ON, before: int | None = None) -> Strike:
-        """The fault comes now."""
+    def strike(self, fault: str, outcome: str = WENT_ON, before: int | None = None) -> Strike:
+        """It comes now."""
         if before is None:
             before = max(saved(self.run_dir), default=0)
-        self.strikes.append(Strike(before, time.monotonic(), outcome))
+        self.strikes.append(Strike(fault, before, time.monotonic(), outcome))
         self._since = time.time()
         return self.strikes[-1]
 
-    def recovered(self, run: Launched, expected: dict[str, Any], rows: list[Row]) -> None:
-        """``run`` ends well, and the whole held what it must.
+    def recovered(self, expected: dict[str, Any], rows: list[Row]) -> None:
+        """The last command ends well, and the whole held what it must.
 
         After each strike the run trains again from the newest checkpoint at the strike, unless the
         next strike came before that; at the end nothing is left over, all iterations are done, and
         the weights are those of the undisturbed run.
         """
-        assert run.end() == 0, run.text
+        last = self.runs[-1]
+        last.process.wait(STRIKES * END_S)
+        assert last.end() == 0, last.text
         for each in self.runs:
             assert not each.family.orphans(), "processes are left"
         assert max(saved(self.run_dir)) == ITERATIONS
@@ -138,14 +142,24 @@ class Check:
         nexts = [strike.at_s for strike in self.strikes[1:]] + [math.inf]
         for strike, until in zip(self.strikes, nexts):
             seconds = self._recovery(strike, until)
-            row = Row(fault=self.fault, outcome=strike.outcome, seconds=seconds, equal=True)
+            row = Row(fault=strike.fault, outcome=strike.outcome, seconds=seconds, equal=True)
             rows.append(row)
         assert rows[-1].seconds is not None
+
+    def said(self, words: Iterable[str]) -> None:
+        """The only command named every loss, and counted all."""
+        (run,) = self.runs
+        for each in words:
+            assert run.text.count(each) >= MOMENTS, run.text
+        assert f"restart {STRIKES} of {STRIKES} for lost processes" in run.text
 
     def _recovery(self, strike: Strike, until: float) -> float | None:
         """Seconds from the strike until the networks train; None if the next came before."""
         lines = [(at, line) for run in self.runs for at, line in run.lines]
         after = [(at, line) for at, line in sorted(lines) if strike.at_s < at < until]
+        if strike.outcome == WENT_ON:  # a start that was struck may still say that it is ready
+            again = next((at for at, line in after if "restart " in line), math.inf)
+            after = [(at, line) for at, line in after if at > again]
         ready = next((at for at, line in after if "networks:" in line), None)
         words = "going on at iteration"
         going = [int(line.rpartition(words)[2]) for _, line in after if words in line]
@@ -156,69 +170,76 @@ class Check:
         return ready - strike.at_s
 
 
-STOPPED = f"(`hang_timeout={HANG_S}`)"
+def in_turn(*faults: str) -> list[tuple[str, int]]:
+    """Every moment of every fault, one fault after the other."""
+    return [(fault, index) for index in range(MOMENTS) for fault in faults]
 
 
-@pytest.mark.parametrize(
-    ("fault", "who", "words"),
-    [
-        ("kill -9 of network r18", "r18", "network 'r18'"),
-        ("kill -9 of network r34", "r34", "network 'r34'"),
-        ("kill -9 of the feeder", "feeder", "feeder 0"),
-        ("kill -9 of the controller", "controller", "the controller"),
-        (f"SIGSTOP of a network {STOPPED}", "r34", "network 'r34' does not answer"),
-        (f"SIGSTOP of the controller {STOPPED}", "controller", "has said nothing for"),
-    ],
-    ids=lambda value: value.partition(" (")[0] if " of " in value else "",
-)
-def test_struck_process(
-    fault: str,
-    who: str,
-    words: str,
-    data_root: Path,
-    tmp_path: Path,
-    undisturbed: Any,
-    rows: list[Row],
+KILLED = {
+    "kill -9 of network r18": ("r18", "network 'r18'"),
+    "kill -9 of network r34": ("r34", "network 'r34'"),
+    "kill -9 of the feeder": ("feeder", "feeder 0"),
+    "kill -9 of the controller": ("controller", "the controller"),
+}
+STOPPED = {
+    f"SIGSTOP of a network (`hang_timeout={HANG_S}`)": ("r34", "network 'r34' does not answer"),
+    f"SIGSTOP of the controller (`hang_timeout={HANG_S}`)": ("controller", "has said nothing for"),
+}
+
+
+@pytest.mark.parametrize("who", [("r18", "r34"), ("feeder", "controller")], ids=" and ".join)
+def test_killed_process(
+    who: tuple[str, str], data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    more = [f"resources.max_retries={MOMENTS}"]
-    stop = fault.startswith("SIGSTOP")
-    if stop:
-        more.append(f"resources.hang_timeout={HANG_S}")
-    with Check(fault, data_root, tmp_path / "run", *more) as check:
-        run = check.start()
-        for index in range(MOMENTS):
-            check.await_moment(run, index)
-            check.strike()
-            os.kill(pid_of(check.run_dir, who), signal.SIGSTOP if stop else signal.SIGKILL)
-        check.recovered(run, undisturbed, rows)
-        assert run.text.count(words) >= MOMENTS
-        assert f"restart {MOMENTS} of {MOMENTS} for lost processes" in run.text
+    faults = {fault: target for fault, target in KILLED.items() if target[0] in who}
+    with Check(data_root, tmp_path / "run", f"resources.max_retries={STRIKES}") as check:
+        strike_processes(check, faults, signal.SIGKILL).recovered(undisturbed, rows)
+        check.said(words for _, words in faults.values())
+
+
+def test_stopped_process(
+    data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
+) -> None:
+    more = (f"resources.max_retries={STRIKES}", f"resources.hang_timeout={HANG_S}")
+    with Check(data_root, tmp_path / "run", *more) as check:
+        strike_processes(check, STOPPED, signal.SIGSTOP).recovered(undisturbed, rows)
+        check.said(words for _, words in STOPPED.values())
+
+
+def strike_processes(check: Check, faults: Mapping[str, tuple[str, str]], number: int) -> Check:
+    """Send a signal to one process of one run after the other."""
+    run = check.start()
+    for fault, index in in_turn(*faults):
+        check.await_moment(run, fault, index)
+        check.strike(fault)
+        os.kill(pid_of(check.run_dir, faults[fault][0]), number)
+    return check
 
 
 def test_killed_launcher(
     data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    with Check("kill -9 of the launcher", data_root, tmp_path / "run") as check:
-        for index in range(MOMENTS):
+    with Check(data_root, tmp_path / "run") as check:
+        for fault, index in in_turn("kill -9 of the launcher"):
             run = check.start()
-            check.await_moment(run, index)
-            check.strike(RESUMED)
+            check.await_moment(run, fault, index)
+            check.strike(fault, RESUMED)
             run.process.kill()
             assert run.end() == -signal.SIGKILL
-        check.recovered(check.start(), undisturbed, rows)
+        check.start()
+        check.recovered(undisturbed, rows)
 
 
-@pytest.mark.parametrize("whom", ["the launcher", "the launcher's process group"])
-def test_sigterm(
-    whom: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
-) -> None:
-    # `timeout` sends it to its group
-    prefix = ("timeout", "--signal=INT", "1000") if "group" in whom else ()
-    with Check(f"SIGTERM to {whom}", data_root, tmp_path / "run") as check:
-        for index in range(MOMENTS):
-            run = check.start(*prefix)
-            moment = check.await_moment(run, index, name="SIGTERM")
-            strike = check.strike(f"checkpoint, exit code 143, {RESUMED.partition(', ')[2]}")
+def test_sigterm(data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]) -> None:
+    with Check(data_root, tmp_path / "run") as check:
+        for fault, index in in_turn(
+            "SIGTERM to the launcher", "SIGTERM to the launcher's process group"
+        ):
+            # `timeout` sends it to its group
+            run = check.start(*("timeout", "--signal=INT", "1000") if "group" in fault else ())
+            moment = check.await_moment(run, fault, index)
+            outcome = f"checkpoint, exit code 143, {RESUMED.partition(', ')[2]}"
+            strike = check.strike(fault, outcome)
             run.process.send_signal(signal.SIGTERM)
             code = run.end()
             if moment.after == 0 and code == 2:  # this start had nothing to save yet
@@ -227,7 +248,8 @@ def test_sigterm(
             else:
                 assert code == 143 and "stopped at iteration" in run.text, run.text
             assert max(saved(check.run_dir), default=0) >= strike.before
-        check.recovered(check.start(), undisturbed, rows)
+        check.start()
+        check.recovered(undisturbed, rows)
 
 
 @contextmanager
@@ -245,12 +267,11 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 def test_full_disk(data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]) -> None:
-    fault = "disk full while a checkpoint is written"
-    with small_disk(tmp_path) as disk, Check(fault, data_root, disk / "run") as check:
-        for index in range(MOMENTS):
+    with small_disk(tmp_path) as disk, Check(data_root, disk / "run") as check:
+        for fault, index in in_turn("disk full while a checkpoint is written"):
             run = check.start()
-            check.await_moment(run, index, least=INTERVAL)
-            strike = check.strike(RESUMED)
+            check.await_moment(run, fault, index, least=INTERVAL)
+            strike = check.strike(fault, RESUMED)
             ballast = disk / "ballast"
             with ballast.open("wb", buffering=0) as file, pytest.raises(OSError):
                 while True:
@@ -259,44 +280,43 @@ def test_full_disk(data_root: Path, tmp_path: Path, undisturbed: Any, rows: list
             assert "No space left on device" in run.text and "--resume" in run.text
             ballast.unlink()
             assert max(saved(check.run_dir)) >= strike.before, "a checkpoint was lost"
-        check.recovered(check.start(), undisturbed, rows)
+        check.start()
+        check.recovered(undisturbed, rows)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "one bit flipped"])
 def test_damaged_checkpoint(
-    damage: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
+    data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    fault = f"checkpoint {damage}"
-    with Check(fault, data_root, tmp_path / "run") as check:
-        for index in range(MOMENTS):
+    with Check(data_root, tmp_path / "run") as check:
+        for fault, index in in_turn("checkpoint truncated", "checkpoint one bit flipped"):
             run = check.start()
-            check.await_moment(run, index, least=2 * INTERVAL)
+            check.await_moment(run, fault, index, least=2 * INTERVAL)
             run.process.send_signal(signal.SIGTERM)
             assert run.end() == 143, run.text
-            spoil(check.run_dir, damage, random.Random(f"{fault} {index}"))
+            spoil(check.run_dir, "truncated" in fault, random.Random(f"{fault} {index}"))
             *_, before, _ = saved(check.run_dir)
-            check.strike("passed over for the one before", before)
-        last = check.start()
-        check.recovered(last, undisturbed, rows)
+            check.strike(fault, "passed over for the one before", before)
+        check.start()
+        check.recovered(undisturbed, rows)
         for strike, resumed in zip(check.strikes, check.runs[1:]):
             assert "passing over a damaged checkpoint" in resumed.text
             assert f"going on at iteration {strike.before} " in f"{resumed.text} "
 
 
-def spoil(run_dir: Path, damage: str, rng: random.Random) -> None:
+def spoil(run_dir: Path, truncate: bool, rng: random.Random) -> None:
     """Damage a file of the newest checkpoint."""
     newest = max((run_dir / "checkpoints" / "trial").glob("checkpoint_*"))
     part = rng.choice(sorted(newest.glob("*.pt")))
     content = bytearray(part.read_bytes())
     position = rng.randrange(len(content))
-    if damage == "truncated":
+    if truncate:
         del content[position:]
     else:
         content[position] ^= 1 << rng.randrange(8)
     part.write_bytes(content)
 
 
-def cluster_command(check: Check, way: str, nodes: int, moments: int) -> list[str]:
+def cluster_command(check: Check, fault: str, way: str, nodes: int, moments: int) -> list[str]:
     """The run on a cluster of so many nodes and a head, which loses some ``way``."""
     overrides = [f"data.root={check.data_root}", *OVERRIDES, "resources.placement=spread"]
     request = dict(
@@ -304,15 +324,15 @@ def cluster_command(check: Check, way: str, nodes: int, moments: int) -> list[st
         overrides=overrides,
         fault=way,
         nodes=nodes,
-        moments=[astuple(Moment.draw(check.fault, index)) for index in range(moments)],
+        moments=[astuple(Moment.draw(fault, index)) for index in range(moments)],
     )
     return [sys.executable, "-m", "tests.faults.cluster_run", json.dumps(request)]
 
 
-def strikes_of(run: Launched, outcome: str) -> list[Strike]:
+def strikes_of(run: Launched, fault: str, outcome: str) -> list[Strike]:
     """What a run on a cluster says of its lost nodes."""
     said = [(at, line.split()) for at, line in run.lines if line.startswith("FAULT after")]
-    return [Strike(int(words[3]), at, outcome) for at, words in said]
+    return [Strike(fault, int(words[3]), at, outcome) for at, words in said]
 
 
 @pytest.mark.parametrize(
@@ -322,12 +342,12 @@ def strikes_of(run: Launched, outcome: str) -> list[Strike]:
 def test_lost_node(
     way: str, words: str, data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
-    with Check(words, data_root, tmp_path / "run") as check:
-        run = check.watch(cluster_command(check, way, 3, MOMENTS))
+    with Check(data_root, tmp_path / "run") as check:
+        run = check.watch(cluster_command(check, words, way, 3, MOMENTS))
         run.process.wait(MOMENTS * END_S)
-        check.strikes = strikes_of(run, WENT_ON)
+        check.strikes = strikes_of(run, words, WENT_ON)
         assert len(check.strikes) == MOMENTS, run.text
-        check.recovered(run, undisturbed, rows)
+        check.recovered(undisturbed, rows)
         assert f"restart {MOMENTS} of 20 for lost nodes" in run.text
 
 
@@ -335,9 +355,10 @@ def test_lost_node_without_another(
     data_root: Path, tmp_path: Path, undisturbed: Any, rows: list[Row]
 ) -> None:
     fault = "removal of a node that the run cannot do without"
-    with Check(fault, data_root, tmp_path / "run") as check:
-        run = check.watch(cluster_command(check, "remove", 1, 1))
+    with Check(data_root, tmp_path / "run") as check:
+        run = check.watch(cluster_command(check, fault, "remove", 1, 1))
         assert run.end() == 2, run.text
         assert "the run asks for" in run.text and "--wait-for-resources" in run.text
-        check.strikes = strikes_of(run, f"said what is missing, {RESUMED}")
-        check.recovered(check.start(), undisturbed, rows)
+        check.strikes = strikes_of(run, fault, f"said what is missing, {RESUMED}")
+        check.start()
+        check.recovered(undisturbed, rows)

@@ -6,6 +6,7 @@ BIN = $(VENV)/bin
 TORCH ?= torch==2.13.0
 DEMO_ITERATIONS ?= 400
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 
 .PHONY: install demo test test-fast test-faults test-cluster test-openmmlab lint format bench bench-quick clean
 
@@ -23,11 +24,13 @@ demo: install
 	$(BIN)/colad train configs/tiny/colad_shapes.py --work-dir runs/demo \
 		--set train.max_iterations=$(DEMO_ITERATIONS)
 
+# Tests that start Ray have the machine for themselves; the others are single-threaded.
 test: install
-	$(BIN)/python -m pytest -m 'not gpu and not faults' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m 'not (gpu or ray or faults)' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'ray and not (gpu or faults)' $(PYTEST_ARGS)
 
 test-fast: install
-	$(BIN)/python -m pytest -m 'not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m 'not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
 
 # What happens when processes, nodes and disks fail: docs/reliability.md. MOMENTS=10 for the full matrix.
 test-faults: install
@@ -47,7 +50,8 @@ $(VENV_OPENMMLAB)/installed: pyproject.toml constraints-openmmlab.txt
 
 test-openmmlab: $(VENV_OPENMMLAB)/installed
 	$(VENV_OPENMMLAB)/bin/colad doctor
-	$(VENV_OPENMMLAB)/bin/python -m pytest -m 'parity or not (gpu or slow or ray or faults)' $(PYTEST_ARGS)
+	$(VENV_OPENMMLAB)/bin/python -m pytest -n $(TEST_WORKERS) -m 'parity or not (gpu or slow or ray or faults)' \
+		$(PYTEST_ARGS)
 
 # deploy/cluster.local.yaml over ssh, on machines made of namespaces: as root, with openssh-server.
 test-cluster: install

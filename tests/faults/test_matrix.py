@@ -34,12 +34,12 @@ from tests.faults.harness import (
     saved,
     train_command,
 )
-from tests.faults.table import Row, write
+from tests.faults.table import Row
 from tests.support.runs import assert_equal_weights, final_weights
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray]
 
-HANG_S = 25
+HANG_S = 40
 WENT_ON = "went on by itself"
 RESUMED = "ended, `--resume` went on"
 
@@ -56,13 +56,6 @@ def undisturbed(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         assert run.end() == 0, run.text
         assert not run.family.orphans()
     return final_weights(run_dir)
-
-
-@pytest.fixture(scope="session")
-def rows() -> Iterator[list[Row]]:
-    collected: list[Row] = []
-    yield collected
-    write(collected)
 
 
 @dataclass

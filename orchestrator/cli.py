@@ -554,6 +554,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app(args=_with_waits(sys.argv[1:] if arguments is None else arguments))
+    except SystemExit as end:
+        if end.code != signal.SIGTERM:
+            raise
+        error_console.print("ended by SIGTERM, not while training")  # Ray handles it there
+        sys.exit(128 + signal.SIGTERM)
     except CoTrainError as error:
         # a RunFailed carries the message of an error in an actor, which names its own kind
         kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "

@@ -6,6 +6,7 @@ file by file and a death in between leaves half of one; it finds its place by th
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -72,6 +73,12 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
         if error.retryable:
             raise  # the launcher counts it, and says so
         _conclude(board, "failed", f"{type(error).__name__}: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            _conclude(board, "failed", traceback.format_exc())
+        where = error.filename or run_dir
+        advice = "make room there, then go on with --resume"
+        _conclude(board, "failed", f"{where}: {error.strerror}; {advice}")
     except Exception:
         _conclude(board, "failed", traceback.format_exc())
     else:

@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from orchestrator.placement import (
     resolve_gpus,
     resolve_ranks,
 )
-from orchestrator.quiet import quiet_environment
+from orchestrator.quiet import hide_credentials, quiet_environment
 from orchestrator.run_watch import RunWatcher, silence_of
 from orchestrator.runlog import read_log, write_environment
 from orchestrator.trainer import make_plan
@@ -54,6 +54,10 @@ logger = logging.getLogger(__name__)
 
 MIN_STORE_BYTES = 80 * 2**20
 """Ray's own lower bound of an object store, rounded up."""
+
+
+ROOM_BYTES = 2**20
+"""What a run directory must hold before anything starts: configuration, logs, places."""
 
 
 class RunFailed(CoTrainError):
@@ -104,7 +108,8 @@ def launch(
     if config.checkpoint.upload is not None:
         check_uri(config.checkpoint.upload, "checkpoint.upload")
     check_run_dir(run_dir, config, resume=resume)
-    with making_run_dir(run_dir, keep=resume), locked(run_dir):
+    with making_run_dir(run_dir, keep=resume):
+        check_run_dir(run_dir, config, resume=resume)  # another launcher may just have ended
         finished = finished_run(run_dir, config) if resume else None
         if finished is not None:
             view.message("finished already: nothing is left to train")
@@ -170,7 +175,28 @@ def _differences(left: Any, right: Any, path: str = "") -> list[str]:
 
 @contextmanager
 def making_run_dir(run_dir: Path, *, keep: bool) -> Iterator[None]:
-    """Make the directory; take it away again if nothing was started in it.
+    """Make the directory and lock it; take it away again if nothing was started in it.
+
+    Raises:
+        ConfigError: it cannot be written, or another launcher has it.
+    """
+    made = make_writable(run_dir)
+    with locked(run_dir):
+        config = run_dir / "config.py"
+        keep = keep or config.exists()
+        try:
+            yield
+        except (CoTrainError, OSError, KeyboardInterrupt, SystemExit):
+            started = any((run_dir / part).exists() for part in ("checkpoints/trial", "tune"))
+            if not (started or keep) and made:
+                shutil.rmtree(run_dir, ignore_errors=True)
+            elif not (started or keep):
+                config.unlink(missing_ok=True)
+            raise
+
+
+def make_writable(run_dir: Path) -> bool:
+    """Make the directory and try to write there; returns whether it is new.
 
     Raises:
         ConfigError: it cannot be written.
@@ -178,19 +204,15 @@ def making_run_dir(run_dir: Path, *, keep: bool) -> Iterator[None]:
     made = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=run_dir):
-            pass
+        with tempfile.TemporaryFile(dir=run_dir) as file:
+            file.write(bytes(ROOM_BYTES))
+            file.flush()
     except OSError as error:
+        if made:
+            with suppress(OSError):
+                run_dir.rmdir()
         raise ConfigError(f"--work-dir {run_dir}: cannot write there ({error.strerror})") from error
-    try:
-        yield
-    except CoTrainError:
-        started = (run_dir / "checkpoints" / "trial").exists() or keep
-        if not started and made:
-            shutil.rmtree(run_dir, ignore_errors=True)
-        elif not started:
-            (run_dir / "config.py").unlink(missing_ok=True)
-        raise
+    return made
 
 
 @contextmanager
@@ -365,11 +387,11 @@ def _check_address(address: str, source: str) -> None:
         )
     plain = address.removeprefix("ray://")
     host, _, port = plain.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal() or not port.isascii():
         raise ResourceError(f"{source} = {address!r}: expected host:port")
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ResourceError(_no_answer(f"{source} {address}", str(error))) from error
 
 
@@ -438,6 +460,7 @@ def _make_tuner(config: RunConfig, run_dir: Path, watcher: RunWatcher) -> Any:
     from orchestrator.controller import cotrain_trial
     from orchestrator.retries import WITHOUT_END, trial_events
 
+    hide_credentials()
     trainable = tune.with_resources(cotrain_trial, placement_factory(plan_placement(config)))
     experiment = run_dir / "checkpoints"
     return tune.Tuner(

@@ -24,7 +24,7 @@ from orchestrator.launcher import (
     data_files,
     feed_store_bytes,
     fit_to_cluster,
-    making_run_dir,
+    make_writable,
 )
 from orchestrator.mirror import check_uri
 from orchestrator.network import Network
@@ -46,12 +46,10 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
     if config.checkpoint.upload is not None:
         check_uri(config.checkpoint.upload, "checkpoint.upload")
         yield f"{config.checkpoint.upload} can be written"
-    existed = run_dir.exists()
     check_run_dir(run_dir, config, resume=False)
-    with making_run_dir(run_dir, keep=False):
-        yield f"run directory {run_dir} can be written"
-    if not existed:
+    if make_writable(run_dir):
         run_dir.rmdir()
+    yield f"run directory {run_dir} can be written"
     with tempfile.TemporaryDirectory() as cache:
         data = prepare_data(config.data, Path(cache))
         yield (
@@ -69,12 +67,14 @@ def preflight(config: RunConfig, run_dir: Path, *, address: str | None) -> Itera
         asked = ", ".join(f"{amount:g} {name}" for name, amount in plan.total().items())
         yield f"Ray has what the run asks for: {asked} of {_cluster()}"
         yield f"shared memory for {needed / 2**20:.0f} MB of batches"
-        with making_run_dir(run_dir, keep=False):
+        made = make_writable(run_dir)
+        try:
             number = check_nodes(
                 plan, run_dir.resolve(), files=files, modules=config.custom_imports, needed=needed
             )
-        if not existed:
-            run_dir.rmdir()
+        finally:
+            if made:
+                run_dir.rmdir()
         if number:
             yield f"{number} nodes see the run directory and the data"
 

@@ -15,7 +15,6 @@ from orchestrator.launcher import (
     connected,
     feed_store_bytes,
     fit_to_cluster,
-    locked,
     making_run_dir,
 )
 from orchestrator.nodes import check_nodes, living_nodes
@@ -90,7 +89,8 @@ def launch_sweep(
         raise ConfigError("checkpoint.upload: a sweep keeps no copy elsewhere; remove the field")
     for backend in {config.evaluation.backend for config in configs}:
         check_backend(backend)
-    with making_run_dir(layout.sweep_dir, keep=resume), locked(layout.sweep_dir):
+    with making_run_dir(layout.sweep_dir, keep=resume):
+        layout.check(resume=resume)  # another launcher may just have ended
         store = max(feed_store_bytes(config, 80) for config in configs)
         at_once = concurrency or _guess_at_once(configs, plan.size)
         modules = [name for config in configs for name in config.custom_imports]

@@ -10,6 +10,7 @@ from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.launcher import placement_factory
 from orchestrator.placement import plan_placement
+from orchestrator.quiet import hide_credentials
 from orchestrator.retries import WITHOUT_END, trial_events
 from orchestrator.sweep.draws import Domain, clip
 from orchestrator.sweep.layout import Layout
@@ -87,6 +88,7 @@ def make_tuner(
         path = layout.trial_dir(params["trial"]["id"]) / "config.py"
         return placement_factory(plan_placement(load_config(path)))
 
+    hide_credentials()
     plan = layout.plan
     configs = [trial.config for trial in layout.trials] or [plan.draw(0, plan.start).config]
     launches = layout.sweep_dir / "tune"

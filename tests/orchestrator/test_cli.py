@@ -10,6 +10,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +18,7 @@ from PIL import Image
 from orchestrator import cli
 from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.launcher import RunResult, check_shared_memory, feed_store_bytes, launch
 from orchestrator.live_view import LiveView
 from orchestrator.local_run import run_locally
@@ -274,8 +275,6 @@ def test_a_sweep_among_runs_is_refused(colad: Colad, tmp_path: Path) -> None:
 def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from orchestrator.errors import ConfigError
-
     (tmp_path / "config.py").write_text("")
     config = load_config(PAA, [f"data.root={dataset}"])
     with (
@@ -286,7 +285,6 @@ def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_two_launchers_of_one_directory(tmp_path: Path) -> None:
-    from orchestrator.errors import ConfigError
     from orchestrator.launcher import locked
 
     with locked(tmp_path):
@@ -294,6 +292,82 @@ def test_two_launchers_of_one_directory(tmp_path: Path) -> None:
             pass
     with locked(tmp_path):
         pass
+
+
+def test_a_refused_launcher_takes_nothing_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator import launcher
+
+    run_dir = tmp_path / "run"
+    with launcher.making_run_dir(run_dir, keep=False):
+        (run_dir / "config.py").write_text("")
+        monkeypatch.setattr(launcher, "make_writable", lambda path: True)  # both saw none
+        with (
+            pytest.raises(ConfigError, match="another launcher"),
+            launcher.making_run_dir(run_dir, keep=False),
+        ):
+            pass
+        assert (run_dir / "config.py").is_file()
+
+
+@pytest.mark.parametrize("error", [ConfigError, OSError, KeyboardInterrupt])
+def test_a_start_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    from orchestrator.launcher import making_run_dir
+
+    run_dir = tmp_path / "run"
+    with pytest.raises(error), making_run_dir(run_dir, keep=False):
+        (run_dir / "config.py").write_text("")
+        raise error
+    assert not run_dir.exists()
+    for kept in ("checkpoints/trial", "tune"):  # Tune has begun
+        with pytest.raises(error), making_run_dir(run_dir, keep=False):
+            (run_dir / kept).mkdir(parents=True)
+            raise error
+        assert (run_dir / kept).is_dir()
+
+
+def test_a_disk_without_room_is_refused_at_the_start(tmp_path: Path) -> None:
+    import resource
+
+    from orchestrator.launcher import make_writable
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        with pytest.raises(ConfigError, match="cannot write there"):
+            make_writable(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigterm_outside_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler ends the process with the signal's number."""
+
+    def ends(args: Any) -> None:
+        raise SystemExit(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "app", ends)
+    with pytest.raises(SystemExit) as end:
+        cli.main([])
+    assert end.value.code == 143
+
+
+def test_trials_are_not_given_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import tune
+    from ray.tune.execution import class_cache
+
+    from orchestrator.quiet import hide_credentials
+
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names)  # restored afterwards
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "RAY_CHDIR_TO_TRIAL_DIR"):
+        monkeypatch.setenv(name, "0")
+    hide_credentials()
+    actor = class_cache._ActorClassCache().get(tune.Trainable)
+    given = actor._default_options["runtime_env"]["env_vars"]
+    assert "RAY_CHDIR_TO_TRIAL_DIR" in given and not [n for n in given if n.startswith("AWS")]
 
 
 def test_finished_run_is_told_from_one_to_go_on_with(dataset: Path, tmp_path: Path) -> None:

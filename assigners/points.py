@@ -211,8 +211,8 @@ def _best_overlap_of_pairs(
         pairs = slice(start, start + size)
         gt_boxes = padded.index_select(2, image[pairs]).permute(1, 2, 0)  # (M, n, 4)
         gt = index.index_select(1, image[pairs])
-        iou = torch.where(gt >= 0, aligned_iou(gt_boxes, boxes[pairs].T.contiguous().T), -1.0)
-        highest, slot = iou.max(dim=0)  # the first of equal maxima
+        # The first of equal maxima: padding, which overlaps nothing, comes after the image's GTs.
+        highest, slot = aligned_iou(gt_boxes, boxes[pairs].T.contiguous().T).max(dim=0)
         found = highest >= 0
         best.append(torch.where(found, highest, 0.0))
         owner.append(torch.where(found, gt.gather(0, slot[None])[0], -1))

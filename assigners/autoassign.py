@@ -137,7 +137,7 @@ class AutoAssigner:
         """
         p_cls = pair_probability(predictions, candidates, gts)
         p_loc = torch.exp(-self.lambda_ * pair_giou_loss(predictions, candidates, gts))
-        overlap = best_overlap(predictions.boxes, gts)[0][candidates.image, candidates.prior]
+        overlap = best_overlap(predictions.boxes, candidates, gts)[0]
         return CostTable(
             cost=pair_cost(p_cls * p_loc, self.cost),
             columns={"p_cls": p_cls, "p_loc": p_loc, "max_iou_any_gt": overlap},

@@ -40,22 +40,33 @@ class GTBlock:
     """(b, m) int64 GT index over the batch; -1 where padded."""
 
 
+def padded_boxes(gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """The GTs of each image side by side: M is the largest number of them. No synchronisation.
+
+    Returns:
+        (B, M, 4) float32 xyxy, zeros where padded, and (B, M) int64 GT index over the batch, -1
+        where padded.
+    """
+    device, most = gts.boxes.device, max(gts.counts, default=0)
+    counts = torch.tensor(gts.counts, dtype=torch.int64)
+    first = counts.cumsum(0) - counts
+    slot = torch.arange(most)
+    index = torch.where(slot < counts[:, None], first[:, None] + slot, -1)
+    index = index.to(device, non_blocking=True)  # a blocking copy would wait for a GPU's queue
+    exists = (index >= 0)[..., None]
+    return torch.where(exists, gts.boxes.float()[index.clamp(min=0)], 0.0), index
+
+
 def gt_blocks(gts: GroundTruths, num_priors: int) -> Iterator[GTBlock]:
     """All GTs in blocks whose overlaps with ``num_priors`` boxes per image fit in little memory.
 
     Images are in order, and so are the GTs of one image; images without any are in a block, too,
     if another image has one. No synchronisation.
     """
-    device, most = gts.boxes.device, max(gts.counts, default=0)
+    boxes, index = padded_boxes(gts)
+    device, most = boxes.device, index.shape[1]
     if most == 0 or num_priors == 0:
         return
-    counts = torch.tensor(gts.counts)
-    first = counts.cumsum(0) - counts
-    slot = torch.arange(most)
-    index = torch.where(slot < counts[:, None], first[:, None] + slot, -1)  # (B, M)
-    index = index.to(device, non_blocking=True)  # a blocking copy would wait for a GPU's queue
-    exists = (index >= 0)[..., None]
-    boxes = torch.where(exists, gts.boxes.float()[index.clamp(min=0)], 0.0)
     per_block = rows_per_block(num_priors, device)  # pairs of an image and a slot
     slots = min(most, max(per_block, _FEWEST_SLOTS))
     images = max(1, per_block // slots)

@@ -161,13 +161,11 @@ class MuSuAssigner:
         with torch.no_grad():
             p = pair_probability(predictions, candidates, gts)
             iou = pair_iou(predictions, candidates, gts)
-            image, prior = candidates.image, candidates.prior
             if self.owner_rule == "all":
-                _, owner = best_overlap(predictions.boxes, gts)  # (B, A)
-                owned = owner[image, prior] == candidates.gt
+                owned = best_overlap(predictions.boxes, candidates, gts)[1] == candidates.gt
             else:
                 images, priors = predictions.boxes.shape[:2]
-                everyone = torch.ones_like(prior, dtype=torch.bool)
+                everyone = torch.ones_like(candidates.prior, dtype=torch.bool)
                 owned = _best_of_prior(iou, everyone, candidates, priors, images)
             q = iou.pow(self.theta)
         columns = {"p": p, "q": q, "owned": owned.to(p.dtype)}

@@ -10,7 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from assigners.boxes import aligned_giou, aligned_iou, gt_blocks, pairwise_iou, rows_per_block
+from assigners.boxes import (
+    aligned_giou,
+    aligned_iou,
+    gt_blocks,
+    padded_boxes,
+    pairwise_iou,
+    rows_per_block,
+)
 from assigners.focal import LOG_FLOOR, floored_log
 from assigners.types import Candidates, DensePredictions, GroundTruths, Priors
 
@@ -20,6 +27,7 @@ COST_FORMS = ("neg_log", "one_minus")
 """How a pair's probability P of being right becomes its cost: -ln max(P, 1e-12), or 1 - P."""
 
 _PRIORS_AT_ONCE = 1 << 14  # of an image: arrays over them stay in a core's cache
+_PRIORS_PER_PAIR = 3  # whose overlaps take as long as those of one pair, rounded up
 
 
 def at_least_float32(values: Tensor) -> Tensor:
@@ -168,29 +176,56 @@ def neg_log_complement(probability: Tensor) -> Tensor:
     return torch.where(certain, -LOG_FLOOR, -log)
 
 
-def best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
-    """The GT of the same image that each predicted box overlaps most.
+def best_overlap(boxes: Tensor, candidates: Candidates, gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """The GT of the same image that each pair's predicted box overlaps most.
 
     Args:
-        boxes: (B, A, 4) xyxy.
+        boxes: (B, A, 4) xyxy of all priors.
 
     Returns:
-        (B, A) IoU (0 in images without GT), detached, and (B, A) int64 GT index over the batch (the
-        lowest of equal ones, also where nothing overlaps; -1 in images without GT). No
+        (N,) IoU, detached, and (N,) int64 GT index over the batch (the lowest of equal ones, also
+        where nothing overlaps). A box that is not a number has IoU 0 and GT -1. Computed for the
+        pairs or for all priors, whichever is fewer operations, with the same bits. No
         synchronisation.
     """
-    parts = at_least_float32(boxes.detach()).split(_PRIORS_AT_ONCE, dim=1)
-    found = [_best_overlap(part, gts) for part in parts]
-    return torch.cat([best for best, _ in found], 1), torch.cat([owner for _, owner in found], 1)
+    boxes, image, prior = boxes.detach(), candidates.image, candidates.prior
+    if _PRIORS_PER_PAIR * len(prior) < boxes.shape[0] * boxes.shape[1]:
+        return _best_overlap_of_pairs(boxes[image, prior], image, gts)
+    parts = at_least_float32(boxes).split(_PRIORS_AT_ONCE, dim=1)
+    found = [_best_overlap_of_priors(part, gts) for part in parts]
+    best, owner = (torch.cat(values, 1) for values in zip(*found))
+    return best[image, prior], owner[image, prior]
 
 
-def _best_overlap(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
-    """The same for boxes few enough to stay in a core's cache."""
+def _best_overlap_of_pairs(
+    boxes: Tensor, image: Tensor, gts: GroundTruths
+) -> tuple[Tensor, Tensor]:
+    """(N, 4) boxes of any priors and (N,) their images -> (N,) and (N,)."""
+    boxes = at_least_float32(boxes)
+    padded, index = padded_boxes(gts)
+    # Coordinates and slots first: what follows reads and writes along the pairs.
+    padded, index = padded.to(boxes.dtype).permute(2, 1, 0).contiguous(), index.T.contiguous()
+    best, owner = [boxes.new_zeros(0)], [image.new_zeros(0)]
+    size = rows_per_block(index.shape[0], boxes.device)
+    for start in range(0, len(image), size):
+        pairs = slice(start, start + size)
+        gt_boxes = padded.index_select(2, image[pairs]).permute(1, 2, 0)  # (M, n, 4)
+        gt = index.index_select(1, image[pairs])
+        # The first of equal maxima: padding, which overlaps nothing, comes after the image's GTs.
+        highest, slot = aligned_iou(gt_boxes, boxes[pairs].T.contiguous().T).max(dim=0)
+        found = highest >= 0
+        best.append(torch.where(found, highest, 0.0))
+        owner.append(torch.where(found, gt.gather(0, slot[None])[0], -1))
+    return torch.cat(best), torch.cat(owner)
+
+
+def _best_overlap_of_priors(boxes: Tensor, gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """(B, a, 4) boxes, few enough to stay in a core's cache -> (B, a) and (B, a)."""
     best = boxes.new_full(boxes.shape[:2], -1.0)
     owner = torch.full_like(best, -1, dtype=torch.int64)
     for block in gt_blocks(gts, boxes.shape[1]):
         rows = block.images
-        iou = pairwise_iou(block.boxes.to(boxes.dtype), boxes[rows])  # (b, m, A)
+        iou = pairwise_iou(block.boxes.to(boxes.dtype), boxes[rows])  # (b, m, a)
         iou = torch.where(block.index[:, :, None] >= 0, iou, -1.0)
         highest, slot = iou.max(dim=1)  # the first of equal maxima
         better = highest > best[rows]  # strictly: earlier blocks hold earlier GTs

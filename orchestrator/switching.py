@@ -7,7 +7,7 @@ pure function of the tables, so all learners arrive at the same one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ CRITERIA = ("fixed", "std_mean", "fisher", "self")
 SCOPES = ("gt_level", "gt", "image", "iteration")
 FISHER_MIN_COUNT = 4
 """Smaller groups are judged by std/mean: with one sample per component Fisher's ratio explodes."""
+_NARROWEST = 16  # columns of the narrowest groups that are fitted together
 
 
 class Reducer(Protocol):
@@ -218,7 +219,7 @@ def compute_indicators(
         count=count.T,
         mean=mean.T,
         std_mean=torch.where(mean > 0, variance.sqrt() / mean, 0.0).T,
-        fisher=_fisher(cost, owned, group, bounds, reducer) if fisher else None,
+        fisher=_fisher(cost, owned, bounds, reducer) if fisher else None,
     )
 
 
@@ -284,36 +285,65 @@ def _segment_sum(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.segment_reduce(values, "sum", lengths=each, axis=1, unsafe=True)
 
 
-def _fisher(
-    cost: Tensor, owned: Tensor | None, group: Tensor, bounds: Tensor, reducer: Reducer | None
-) -> Tensor:
+def _fisher(cost: Tensor, owned: Tensor | None, bounds: Tensor, reducer: Reducer | None) -> Tensor:
     """Fisher's ratio of every group and network, (S, M).
+
+    Groups of similar length are fitted together, so that they are padded little. The padding may
+    change the last bits of a ratio, nothing else; that of the longest groups is as if all were
+    padded to the longest.
 
     Args:
         cost: (M, N) float64.
         owned: (M, N) bool, whose rows count; None: all.
-        group: (N,) int64.
         bounds: (S + 1,) first row of each group, and N.
+        reducer: combines ranks; the group is then the only one, of the rows of all ranks.
     """
     counts = torch.ones_like(cost, dtype=torch.bool) if owned is None else owned
-    cost, counts = cost.T, counts.T
-    if reducer is not None:  # one group: the rows of all ranks
-        flat = reducer.gather(torch.stack([cost, counts.double()], dim=-1).flatten())
-        rows = flat.view(-1, cost.shape[1], 2)  # (N of all ranks, M, 2)
-        cost, counts = rows[..., 0], rows[..., 1] > 0.5
-        group = torch.zeros(len(cost), dtype=torch.int64, device=cost.device)
-        bounds = torch.tensor([0, len(cost)], device=cost.device)
-    num_groups, num_networks = len(bounds) - 1, cost.shape[1]
-    width = int(bounds.diff().max()) if num_groups else 0  # one synchronisation
-    position = torch.arange(len(group), device=group.device) - bounds[group]
-    padded = cost.new_zeros(num_groups, width, num_networks)
-    mask = torch.zeros_like(padded, dtype=torch.bool)
-    padded[group, position] = cost
-    mask[group, position] = counts
-    mask &= mask.sum(1, keepdim=True) >= FISHER_MIN_COUNT
-    fit = fit_mixture(padded.transpose(1, 2).flatten(0, 1), mask.transpose(1, 2).flatten(0, 1))
+    if reducer is not None:
+        cost, counts = _rows_of_all_ranks(cost, counts, reducer)
+        bounds = torch.tensor([0, cost.shape[1]], device=cost.device)
+    lengths = bounds.diff()
+    ratio = cost.new_zeros(len(cost), len(lengths))
+    # The one synchronisation besides those of the fits.
+    for groups, width in _by_width(lengths.cpu(), narrow=cost.device.type == "cpu"):
+        groups = groups.to(cost.device, non_blocking=True)
+        slot = torch.arange(width, device=cost.device)
+        inside = slot < lengths[groups, None]  # (s, width)
+        rows = torch.where(inside, bounds[groups, None] + slot, 0)
+        ratio[:, groups] = _fisher_of_rows(cost[:, rows], inside & counts[:, rows])
+    return ratio.T
+
+
+def _rows_of_all_ranks(cost: Tensor, counts: Tensor, reducer: Reducer) -> tuple[Tensor, Tensor]:
+    """(M, n) costs and (M, n) bool of one rank -> (M, N) and (M, N), ranks in order."""
+    rows = torch.stack([cost.T, counts.T.double()], dim=-1)  # (n, M, 2)
+    cost, counted = reducer.gather(rows.flatten()).view(-1, len(cost), 2).permute(2, 1, 0)
+    return cost, counted > 0.5
+
+
+def _by_width(lengths: Tensor, *, narrow: bool) -> Iterator[tuple[Tensor, int]]:
+    """The groups that may be large enough for a fit, as indices, and the width they are padded to.
+
+    Args:
+        lengths: (S,) int64 on the host.
+        narrow: whether several widths pay: not on a GPU, where a fit costs its launches.
+    """
+    longest = int(lengths.max()) if len(lengths) else 0
+    above, width = FISHER_MIN_COUNT - 1, _NARROWEST if narrow else longest
+    while above < longest:
+        width = min(width, longest)
+        groups = ((lengths > above) & (lengths <= width)).nonzero().flatten()
+        if len(groups):
+            yield groups, width
+        above, width = width, 2 * width
+
+
+def _fisher_of_rows(cost: Tensor, counts: Tensor) -> Tensor:
+    """(M, s, width) costs and which of them count -> (M, s), 0 below ``FISHER_MIN_COUNT``."""
+    counts = counts & (counts.sum(-1, keepdim=True) >= FISHER_MIN_COUNT)
+    fit = fit_mixture(cost.flatten(0, 1), counts.flatten(0, 1))
     ratio = (fit.means[:, 0] - fit.means[:, 1]).square() / fit.variances.sum(-1)
-    return torch.where(fit.fitted, ratio, 0.0).view(num_groups, num_networks)
+    return torch.where(fit.fitted, ratio, 0.0).view(cost.shape[:2])
 
 
 def _decide(values: Indicators) -> tuple[Tensor, Tensor]:

@@ -1,17 +1,21 @@
 """Pairs by geometry and arithmetic over pairs."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 import assigners.boxes
-from assigners import DensePredictions
+import assigners.points
+from assigners import Candidates, DensePredictions, GroundTruths
 from assigners.boxes import pairwise_iou
 from assigners.points import (
+    at_least_float32,
     best_overlap,
     gaussian_prior,
     gt_count,
@@ -74,9 +78,12 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     same = [[9.0, 9.0, 70.0, 80.0]] * 6  # equal overlaps in several blocks: the first one owns
     gts = make_gts(random_boxes(3, generator), random_boxes(1, generator), [], same)
     boxes = random_point_predictions(priors, CLASSES, generator).boxes
-    whole, overlap = inside_candidates(priors, gts), best_overlap(boxes, gts)
+    monkeypatch.setattr(assigners.points, "_PRIORS_PER_PAIR", 10**9)
+    whole = inside_candidates(priors, gts)
+    overlap = best_overlap(boxes, whole, gts)
     monkeypatch.setattr(assigners.boxes, "_BLOCK_ON_HOST", 2 * priors.num_priors)
-    split, again = inside_candidates(priors, gts), best_overlap(boxes, gts)
+    split = inside_candidates(priors, gts)
+    again = best_overlap(boxes, whole, gts)
     assert torch.equal(whole.gt, split.gt) and torch.equal(whole.prior, split.prior)
     assert torch.equal(overlap[0], again[0]) and torch.equal(overlap[1], again[1])
 
@@ -149,16 +156,100 @@ def test_gaussian_prior() -> None:
     assert torch.autograd.gradcheck(gaussian_prior, arguments)
 
 
-def test_best_overlap_is_per_image_and_prefers_the_lower_gt() -> None:
+def every_pair(boxes: Tensor, gts: GroundTruths) -> Candidates:
+    """Each GT with all priors of its image."""
+    gt = torch.arange(gts.num_gts).repeat_interleave(boxes.shape[1])
+    prior = torch.arange(boxes.shape[1]).repeat(gts.num_gts)
+    return make_pairs(gts, gt, prior)
+
+
+def make_pairs(gts: GroundTruths, gt: Tensor, prior: Tensor) -> Candidates:
+    return Candidates(image=gts.image[gt], gt=gt, prior=prior, level=torch.zeros_like(gt))
+
+
+@pytest.fixture(params=["pairs", "priors"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """``best_overlap`` goes one way for all sizes."""
+    per_prior = 0 if request.param == "pairs" else 10**9
+    monkeypatch.setattr(assigners.points, "_PRIORS_PER_PAIR", per_prior)
+    return request.param
+
+
+def test_best_overlap_is_per_image_and_prefers_the_lower_gt(way: str) -> None:
     box = [10.0, 10.0, 50.0, 50.0]
     gts = make_gts([box, box], [], [[60, 60, 90, 90], [0, 0, 20, 20]])
     boxes = torch.tensor([box, [200.0, 200, 210, 210]]).expand(3, 2, 4)
-    best, owner = best_overlap(boxes, gts)
+    best, owner = best_overlap(boxes, every_pair(boxes, gts), gts)
     expected = pairwise_iou(boxes[2], gts.boxes[2:]).amax(1)
-    assert best[0].tolist() == [1, 0] and best[1].tolist() == [0, 0]
-    assert torch.equal(best[2], expected)
-    assert owner.tolist() == [[0, 0], [-1, -1], [3, 2]]
-    assert best_overlap(boxes, make_gts([], [], []))[1].tolist() == [[-1, -1]] * 3
+    assert best.tolist() == [1, 0, 1, 0] + expected.tolist() * 2
+    assert owner.tolist() == [0, 0, 0, 0, 3, 2, 3, 2]
+
+
+def test_best_overlap_of_no_pair() -> None:
+    boxes = torch.zeros(3, 2, 4)
+    for gts in (make_gts([], [], []), make_gts([], [[1.0, 1.0, 2.0, 2.0]], [])):
+        nothing = torch.zeros(0, dtype=torch.int64)
+        best, owner = best_overlap(boxes, make_pairs(gts, nothing, nothing), gts)
+        assert best.shape == owner.shape == (0,)
+        assert best.dtype == torch.float32 and owner.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_best_overlap_has_the_same_bits_both_ways(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ragged images, equal GTs, boxes without extent, turned inside out and not a number."""
+    generator = torch.Generator().manual_seed(2)
+    same = [[9.0, 9.0, 70.0, 80.0]] * 3
+    counts = (5, 1, 0, 9)
+    gts = make_gts(
+        same + random_boxes(2, generator).tolist(), same[:1], [], random_boxes(9, generator)
+    )
+    boxes = torch.rand(len(counts), 300, 4, generator=generator) * 120
+    boxes[:, 200:, 2:] += boxes[:, 200:, :2]
+    boxes[:, 100:120] = torch.tensor(same[0])
+    boxes[:, 120:130, 2:] = boxes[:, 120:130, :2]
+    boxes[:, 130:135, 1] = math.nan
+    boxes[:, 135:140, 2] = math.inf
+    boxes = boxes.to(dtype)
+    pairs = every_pair(boxes, gts)
+    found = []
+    for per_prior in (0, 10**9):
+        monkeypatch.setattr(assigners.points, "_PRIORS_PER_PAIR", per_prior)
+        found.append(best_overlap(boxes.requires_grad_(), pairs, gts))
+    monkeypatch.setattr(assigners.points, "_PRIORS_PER_PAIR", 0)
+    monkeypatch.setattr(assigners.boxes, "_BLOCK_ON_HOST", 7 * max(counts))  # several blocks
+    found.append(best_overlap(boxes, pairs, gts))
+    for best, owner in found:
+        assert torch.equal(best, found[0][0]) and torch.equal(owner, found[0][1])
+        assert not best.requires_grad and best.dtype == at_least_float32(boxes).dtype
+    overlaps = pairwise_iou(at_least_float32(boxes.detach()), gts.boxes.to(found[0][0].dtype))
+    own_image = gts.image == torch.arange(len(counts))[:, None]  # (B, G)
+    expected, gt = torch.where(own_image[:, None], overlaps, -1.0).max(-1)
+    finite = boxes.isfinite().all(-1)[pairs.image, pairs.prior]
+    best, owner = found[0]
+    assert torch.equal(best[finite], expected[pairs.image, pairs.prior][finite])
+    assert torch.equal(owner[finite], gt[pairs.image, pairs.prior][finite])
+    assert (owner[boxes.isnan().any(-1)[pairs.image, pairs.prior]] == -1).all()
+
+
+@pytest.mark.parametrize(("pairs", "way"), [(33, "_of_pairs"), (34, "_of_priors")])
+def test_best_overlap_takes_the_way_of_fewer_operations(
+    pairs: int, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxes, gts = torch.rand(2, 50, 4), make_gts([[1, 1, 9, 9]], [[1, 1, 9, 9]])
+    taken = []
+    for name in ("_of_pairs", "_of_priors"):
+        function = getattr(assigners.points, f"_best_overlap{name}")
+
+        def spy(*arguments: Any, name: str = name, function: Any = function) -> Any:
+            taken.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(assigners.points, f"_best_overlap{name}", spy)
+    prior = torch.arange(pairs)
+    best_overlap(boxes, make_pairs(gts, torch.zeros_like(prior), prior), gts)
+    assert taken == [way]
 
 
 # -- per-GT reductions ----------------------------------------------------------------------------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from assigners import Candidates, CostTable
+from assigners.mixture import fit_mixture
+from orchestrator import switching
 from orchestrator.errors import CandidateMismatchError, ConfigError
 from orchestrator.switching import (
     SCOPES,
@@ -171,6 +175,89 @@ def test_fisher_falls_back_on_small_groups() -> None:
     assert one_group([2.0], [1.0], rule=rule).decisions.tolist() == [1]  # by the mean
 
 
+def ragged(
+    lengths: list[int], seed: int, *, owners: bool
+) -> tuple[Candidates, list[CostTable], Tensor]:
+    """Two networks' costs in groups of these lengths, and (M, N) bool which of them count."""
+    generator = torch.Generator().manual_seed(seed)
+    gt = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    costs = torch.rand(2, len(gt), generator=generator).square() * 9
+    owned = torch.rand(2, len(gt), generator=generator) < 0.6
+    if not owners:
+        owned[:] = True
+    columns = [{"owned": own.float()} if owners else {} for own in owned]
+    tables = [CostTable(cost=cost, columns=column) for cost, column in zip(costs, columns)]
+    return candidates(gt.tolist(), [0] * len(gt)), tables, owned
+
+
+def fisher_padded_to_the_longest(
+    tables: list[CostTable], counts: Tensor, lengths: list[int]
+) -> Tensor:
+    """Fisher's ratio with all groups in one fit, (S, M)."""
+    bags = torch.zeros(len(lengths), len(tables), max(lengths), dtype=torch.float64)
+    mask = torch.zeros_like(bags, dtype=torch.bool)
+    for network, of_network in enumerate(tables):
+        start = 0
+        for group, length in enumerate(lengths):
+            rows = slice(start, start + length)
+            bags[group, network, :length] = of_network.cost[rows]
+            mask[group, network, :length] = counts[network, rows]
+            start += length
+    fit = fit_mixture(bags.flatten(0, 1), mask.flatten(0, 1))
+    ratio = (fit.means[:, 0] - fit.means[:, 1]).square() / fit.variances.sum(-1)
+    enough = mask.flatten(0, 1).sum(-1) >= 4
+    return torch.where(fit.fitted & enough, ratio, 0.0).view(len(lengths), len(tables))
+
+
+@pytest.mark.parametrize("owners", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_fisher_of_ragged_groups_is_that_of_one_fit(seed: int, owners: bool) -> None:
+    """To the last bit in groups of the longest one's bucket, to rounding elsewhere."""
+    lengths = [0, 1, 3, 4, 16, 17, 0, 32, 33, 64, 65, 301, 1, 5, 260, 150, 2, 0]
+    lengths = lengths[seed:] + lengths[:seed]
+    rows, tables, counts = ragged(lengths, seed, owners=owners)
+    values = compute_indicators(
+        tables, rows, scope="gt", num_gts=len(lengths), num_images=1, fisher=True
+    )
+    expected = fisher_padded_to_the_longest(tables, counts, lengths)
+    assert values.fisher is not None and values.fisher.shape == expected.shape
+    assert torch.equal(values.fisher == 0, expected == 0) and (expected > 0).any()
+    torch.testing.assert_close(values.fisher, expected, rtol=1e-9, atol=0)
+    widest = torch.tensor(lengths) > 256
+    assert torch.equal(values.fisher[widest], expected[widest])
+    decided, plain = (switching._decide(v) for v in (values, replace(values, fisher=expected)))
+    assert torch.equal(decided[0], plain[0]) and torch.equal(decided[1], plain[1])
+    assert set(decided[0].tolist()) == {-1, 0, 1}
+
+
+@pytest.mark.parametrize("lengths", [[40], [16, 4, 9], [0, 7, 0], [3, 1, 0]])
+def test_fisher_of_one_bucket_has_the_bits_of_one_fit(lengths: list[int]) -> None:
+    rows, tables, counts = ragged(lengths, 0, owners=False)
+    values = compute_indicators(
+        tables, rows, scope="gt", num_gts=len(lengths), num_images=1, fisher=True
+    )
+    assert values.fisher is not None
+    assert torch.equal(values.fisher, fisher_padded_to_the_longest(tables, counts, lengths))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "narrow", "expected"),
+    [
+        ([], True, []),
+        ([0, 3, 1], True, []),
+        ([0, 3, 1], False, []),
+        ([4, 0, 9], True, [([0, 2], 9)]),
+        ([16, 17, 40, 3, 300, 5], True, [([0, 5], 16), ([1], 32), ([2], 64), ([4], 300)]),
+        ([16, 17, 40, 3, 300, 5], False, [([0, 1, 2, 4, 5], 300)]),
+    ],
+)
+def test_groups_are_fitted_with_those_of_similar_length(
+    lengths: list[int], narrow: bool, expected: list[tuple[list[int], int]]
+) -> None:
+    found = switching._by_width(torch.tensor(lengths, dtype=torch.int64), narrow=narrow)
+    assert [(groups.tolist(), width) for groups, width in found] == expected
+
+
 def test_fixed_teacher() -> None:
     rule = SwitchRule(criterion="fixed", teacher="b")
     choice = one_group([1.0, 2.0], [5.0, 5.0], rule=rule)
@@ -293,6 +380,9 @@ def test_order_of_networks_matters_for_ties_only(seed: int, order: list[int]) ->
     assert straight.shares == pytest.approx(shuffled.shares)
 
 
+T = TypeVar("T")
+
+
 class ThreadRanks:
     """Several ranks as threads of this process, for the two collective calls of a ``Reducer``."""
 
@@ -300,8 +390,8 @@ class ThreadRanks:
         self._barrier = threading.Barrier(world_size, timeout=20)
         self._slots: list[Tensor] = [torch.empty(0)] * world_size
 
-    def run(self, work: Callable[[int, ThreadRanks], Choice], world_size: int) -> list[Choice]:
-        results: list[Choice | None] = [None] * world_size
+    def run(self, work: Callable[[int, ThreadRanks], T], world_size: int) -> list[T]:
+        results: list[T | None] = [None] * world_size
 
         def target(rank: int) -> None:
             results[rank] = work(rank, self)
@@ -359,6 +449,35 @@ def test_iteration_scope_speaks_for_all_ranks(criterion: str) -> None:
         torch.testing.assert_close(choice.indicator, whole.indicator)
         assert torch.equal(choice.decisions, whole.decisions)
         assert torch.equal(choice.table.cost, whole.table.cost[rows])
+
+
+@pytest.mark.parametrize("owners", [False, True])
+def test_fisher_of_several_ranks_has_the_bits_of_one(owners: bool) -> None:
+    rows, tables, _ = ragged([57], 3, owners=owners)
+    parts = [slice(0, 20), slice(20, 20), slice(20, 57)]
+
+    def fisher(part: slice, reducer: ThreadReducer | None) -> Tensor:
+        own = [
+            CostTable(cost=t.cost[part], columns={k: v[part] for k, v in t.columns.items()})
+            for t in tables
+        ]
+        count = len(own[0])
+        values = compute_indicators(
+            own,
+            candidates([0] * count, [0] * count),
+            scope="iteration",
+            num_gts=1,
+            num_images=1,
+            fisher=True,
+            reducer=reducer,
+        )
+        assert values.fisher is not None
+        return values.fisher
+
+    whole = fisher(slice(None), None)
+    assert (whole > 0).all() and whole[0, 0] != whole[0, 1]
+    ranks = ThreadRanks(3).run(lambda rank, r: fisher(parts[rank], ThreadReducer(rank, r)), 3)
+    assert len(ranks) == 3 and all(torch.equal(of_rank, whole) for of_rank in ranks)
 
 
 def test_other_scopes_stay_local() -> None:

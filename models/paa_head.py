@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -131,21 +132,19 @@ class CoPAAHead(CoHead, BranchedPAAHead):
     ) -> Priors:
         """Anchors, with padding (and, where configured, the border) marked invalid per image."""
         grid = self.prior_grid(featmap_sizes, device)
-        flags = [self._flags(grid, featmap_sizes, meta) for meta in batch_img_metas]
-        return replace(grid, valid=torch.stack(flags))
-
-    def _flags(self, grid: Priors, featmap_sizes: FeatureSizes, meta: Mapping[str, Any]) -> Tensor:
-        """(A,) bool, valid priors of one image; kept for the next of its shapes."""
-        device, pad_shape, img_shape = grid.points.device, meta["pad_shape"], meta["img_shape"]
         border = -1 if not self.train_cfg else self.train_cfg.get("allowed_border", -1)
-        within = tuple(img_shape[:2]) if border >= 0 else None
+        place = grid_key(featmap_sizes, device)
 
-        def build() -> Tensor:
+        def valid(pad_shape: Sequence[int], img_shape: Sequence[int]) -> Tensor:
             cells = self.prior_generator.valid_flags(featmap_sizes, pad_shape, device)
-            return anchor_inside_flags(grid.boxes, torch.cat(cells), img_shape[:2], border)
+            return anchor_inside_flags(grid.boxes, torch.cat(cells), img_shape, border)  # (A,)
 
-        key = (grid_key(featmap_sizes, device), tuple(pad_shape[:2]), within, border)
-        return self._valid_flags.get(key, build)
+        rows = []
+        for meta in batch_img_metas:
+            shapes = tuple(meta["pad_shape"][:2]), tuple(meta["img_shape"][:2])
+            key = (place, border, shapes[: 1 if border < 0 else 2])
+            rows.append(self._valid_flags.get(key, partial(valid, *shapes)))
+        return replace(grid, valid=torch.stack(rows))
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """Class logits or probabilities, decoded boxes and IoU logits on the prior grid."""

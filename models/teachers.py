@@ -151,8 +151,8 @@ class TeacherAdapter:
 
         Args:
             raw: (B, A, D) float32 box outputs.
-            priors: (A, 4) anchors or (A, 2) points of the head itself.
-            strides: (A, 1) float32.
+            priors: (A, 4) anchors or (A, 2) points of the head itself; kept, so only read them.
+            strides: (A, 1) float32, likewise.
 
         Returns:
             (B, A, 4) xyxy, not clipped to the image.

@@ -37,7 +37,7 @@ def levels_of(padded: tuple[int, int]) -> list[tuple[int, int]]:
 def metas_of(padded: tuple[int, int], shift: int) -> list[dict[str, Any]]:
     """Three images: the whole size, and two smaller that differ with ``shift``."""
     height, width = padded
-    shapes = ((height, width), (height - 5 * shift, width), (height, width - 7 * shift))
+    shapes = ((height, width), (height - 12 * shift, width), (height, width - 12 * shift))
     return [
         dict(img_shape=(*shape, 3), pad_shape=(-(-shape[0] // 16) * 16, -(-shape[1] // 16) * 16, 3))
         for shape in shapes
@@ -96,7 +96,7 @@ def test_kept_priors_equal_new_ones(name: str | int) -> None:
     """Sizes and the shapes of images alternate; each batch comes several times. A number is PAA's
     border."""
     head = with_border(name) if isinstance(name, int) else build(name)
-    for shift in (0, 1, 4, 1):
+    for shift in (0, 1, 2, 1):
         for padded in PADDED:
             metas = metas_of(padded, shift)
             found = head.build_priors(levels_of(padded), metas, "cpu")
@@ -113,6 +113,17 @@ def test_kept_priors_cost_next_to_nothing(name: str) -> None:
     with Operations() as count:
         head.build_priors(LEVELS, metas, "cpu")
     assert count.operations <= 5 and count.waits.total() == 0
+
+
+@pytest.mark.parametrize("name", ["PAA", "DW"])
+def test_every_level_counts(name: str) -> None:
+    """Sizes of batches that differ on the last level only."""
+    head, meta = build(name), dict(img_shape=(128, 160), pad_shape=(128, 160))
+    for last in ((4, 5), (5, 5), (5, 4), (4, 5)):
+        priors = head.build_priors([*LEVELS[:2], last], [meta], "cpu")
+        assert priors.level_sizes == (320, 80, last[0] * last[1])
+        inside = (priors.points < torch.tensor([160, 128])).all(1)
+        assert torch.equal(priors.valid[0], inside) or name == "DW"
 
 
 def test_a_changed_border_is_seen() -> None:

@@ -306,7 +306,7 @@ def sample_map(maps: Tensor, cells: Tensor) -> Tensor:
         (B, channels, A).
     """
     height, width = maps.shape[-2:]
-    size = torch.tensor([width, height], device=cells.device, dtype=cells.dtype)
+    size = torch.stack([cells.new_full((), extent) for extent in (width, height)])
     grid = ((2 * cells + 1) / size - 1).expand(len(maps), 1, -1, 2)  # cell j at (2 j + 1) / W - 1
     return F.grid_sample(
         maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False

@@ -8,6 +8,7 @@ so a co-trained and a plain detector share every line.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,18 +17,29 @@ from mmdet.utils import reduce_mean
 from torch import Tensor
 
 from assigners.types import Assignment, DensePredictions, GroundTruths, Priors
+from models.prior_grid import RECENT_GRIDS, Recent, grid_key, one_image
 
 FeatureSizes = Sequence[tuple[int, int]]
 
 
 class CoHead:
-    """Mixin for dense heads: the interface between a network's outputs and co-training."""
+    """Mixin for dense heads: the interface between a network's outputs and co-training.
+
+    The grids of the last feature sizes are kept, so the ``prior_generator`` must not change once
+    priors were built. They are no part of state, copies and pickles of the head.
+    """
+
+    prior_generator: Any
 
     assignment_kind: ClassVar[str]
     """``"hard"`` or ``"soft"``: the form of assignment that ``loss_from_assignment`` takes."""
 
     seeded_fields: ClassVar[tuple[str, ...]] = ()
     """Constructor fields that are the run's seed, equal in all its networks, unless given."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._grids: Recent[Priors] = Recent(RECENT_GRIDS)
 
     @property
     def anchor_seed(self) -> int | None:
@@ -39,14 +51,37 @@ class CoHead:
     def build_priors(
         self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
     ) -> Priors:
-        """The prior grid of a batch.
+        """The prior grid of a batch; here all priors are valid.
+
+        Batches of one size share its tensors (all but ``valid``): only read them.
 
         Args:
             featmap_sizes: (height, width) of each level.
             batch_img_metas: mmdet's metas, one per image, with ``img_shape`` and ``pad_shape``.
             device: of the tensors.
         """
-        raise NotImplementedError
+        grid = self.prior_grid(featmap_sizes, device)
+        valid = grid.valid.new_ones(len(batch_img_metas), grid.num_priors)
+        return replace(grid, valid=valid)
+
+    def prior_grid(self, featmap_sizes: FeatureSizes, device: Any) -> Priors:
+        """The priors of one image without padding, built once per sizes and device.
+
+        Args:
+            featmap_sizes: (height, width) of each level.
+            device: of the tensors.
+        """
+        return self._grids.get(
+            grid_key(featmap_sizes, device),
+            lambda: one_image(
+                self.prior_levels(featmap_sizes, device), self.prior_generator.strides
+            ),
+        )
+
+    def prior_levels(self, featmap_sizes: FeatureSizes, device: Any) -> list[Tensor]:
+        """(A_l, 2) points or (A_l, 4) anchors of each level, in pixels, newly built."""
+        levels: list[Tensor] = self.prior_generator.grid_priors(featmap_sizes, device=device)
+        return levels
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """The head's raw outputs in the common form, float32, with gradient.
@@ -142,7 +177,7 @@ def mean_over_ranks(*values: Tensor | float, like: Tensor) -> list[Tensor]:
         [
             value.detach().to(like.device, torch.float32)
             if isinstance(value, Tensor)
-            else torch.tensor(float(value), device=like.device)
+            else torch.full((), float(value), dtype=torch.float32, device=like.device)
             for value in values
         ]
     )

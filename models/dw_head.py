@@ -171,11 +171,12 @@ def refine_distances(
     columns = torch.arange(width, device=distances.device, dtype=distances.dtype)  # (W,)
     x, y = (columns + point_offset) * stride, (rows + point_offset) * stride
     point = torch.stack([x.expand(height, width), y.expand(height, width)] * 2)  # (4, H, W)
-    sign = distances.new_tensor([-1.0, -1.0, 1.0, 1.0]).view(4, 1, 1)
+    side = torch.arange(4, device=distances.device, dtype=distances.dtype).view(4, 1, 1)
+    sign = side // 2 * 2 - 1  # -1, -1, 1, 1: made on the device, which waits for no copy
     coarse = point + sign * distances  # (B, 4, H, W) x1, y1, x2, y2
     dy, dx = offsets.unflatten(1, (4, 2)).unbind(2)  # (B, 4, H, W) each
     shift = sign * distances / stride
-    horizontal = distances.new_tensor([1.0, 0.0, 1.0, 0.0]).view(4, 1, 1)
+    horizontal = 1 - side % 2  # 1, 0, 1, 0
     sample_x = columns + dx + horizontal * shift
     sample_y = rows + dy + (1 - horizontal) * shift
     # grid_sample without align_corners: cell centre j is at (2 j + 1) / W - 1.

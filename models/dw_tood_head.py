@@ -12,7 +12,7 @@ from torch import Tensor
 from assigners.types import Assignment, DensePredictions, GroundTruths, Priors, Step
 from models.co_head import CoHead, FeatureSizes, flatten_levels
 from models.dw_head import dw_losses
-from models.point_head import own_assigner, point_priors, self_assignment_losses
+from models.point_head import own_assigner, self_assignment_losses
 
 
 @MODELS.register_module()
@@ -75,13 +75,10 @@ class CoDWTOODHead(CoHead, TOODHead):
         )
         self.own_assigner = own_assigner("DW", assigner)
 
-    def build_priors(
-        self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
-    ) -> Priors:
-        """The centres of the anchors; all are valid."""
-        anchors = self.prior_generator.grid_priors(featmap_sizes, device=device)
-        levels = [self.anchor_center(level) for level in anchors]
-        return point_priors(levels, self.prior_generator.strides, len(batch_img_metas))
+    def prior_levels(self, featmap_sizes: FeatureSizes, device: Any) -> list[Tensor]:
+        """(A_l, 2) centres of the anchors."""
+        anchors = super().prior_levels(featmap_sizes, device)
+        return [self.anchor_center(level) for level in anchors]
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """Aligned probabilities and boxes, which the head decodes in strides."""

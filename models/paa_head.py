@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +26,7 @@ from assigners.types import (
 )
 from models.co_head import CoHead, FeatureSizes, flatten_levels, ground_truths, mean_over_ranks
 from models.paa_branches import BranchedPAAHead
+from models.prior_grid import RECENT_FLAGS, Recent, grid_key
 
 MIN_IOU_WEIGHT = 1e-12
 """Lower bound of a positive's weight in PAA's box loss."""
@@ -78,6 +81,7 @@ class CoPAAHead(CoHead, BranchedPAAHead):
         topk = chosen.get("topk", 9 if topk is None else topk)
         super().__init__(*args, topk=topk, covariance_type=covariance_type, **kwargs)
         self.weigh_taught_boxes = weigh_taught_boxes
+        self._valid_flags: Recent[Tensor] = Recent(RECENT_FLAGS)
         self._check()
         self.own_assigner = self._build_own_assigner(chosen)
 
@@ -127,34 +131,20 @@ class CoPAAHead(CoHead, BranchedPAAHead):
         self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
     ) -> Priors:
         """Anchors, with padding (and, where configured, the border) marked invalid per image."""
-        generator = self.prior_generator
-        levels = generator.grid_priors(featmap_sizes, device=device)
-        boxes = torch.cat(levels)  # (A, 4)
+        grid = self.prior_grid(featmap_sizes, device)
         border = -1 if not self.train_cfg else self.train_cfg.get("allowed_border", -1)
-        valid = [
-            anchor_inside_flags(
-                boxes,
-                torch.cat(generator.valid_flags(featmap_sizes, meta["pad_shape"], device)),
-                meta["img_shape"][:2],
-                border,
-            )
-            for meta in batch_img_metas
-        ]
-        sizes = tuple(len(level) for level in levels)
-        counts = torch.tensor(sizes, device=device)
-        # output_size spares the synchronisation that would find it.
-        level = torch.repeat_interleave(
-            torch.arange(len(sizes), device=device), counts, output_size=sum(sizes)
-        )
-        strides = torch.tensor([float(s[0]) for s in generator.strides], device=device)
-        return Priors(
-            points=(boxes[:, :2] + boxes[:, 2:]) / 2,
-            strides=strides[level],
-            level=level,
-            valid=torch.stack(valid),
-            level_sizes=sizes,
-            boxes=boxes,
-        )
+        place = grid_key(featmap_sizes, device)
+
+        def valid(pad_shape: Sequence[int], img_shape: Sequence[int]) -> Tensor:
+            cells = self.prior_generator.valid_flags(featmap_sizes, pad_shape, device)
+            return anchor_inside_flags(grid.boxes, torch.cat(cells), img_shape, border)  # (A,)
+
+        rows = []
+        for meta in batch_img_metas:
+            shapes = tuple(meta["pad_shape"][:2]), tuple(meta["img_shape"][:2])
+            key = (place, border, shapes[: 1 if border < 0 else 2])
+            rows.append(self._valid_flags.get(key, partial(valid, *shapes)))
+        return replace(grid, valid=torch.stack(rows))
 
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """Class logits or probabilities, decoded boxes and IoU logits on the prior grid."""

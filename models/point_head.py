@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from assigners import Assigner, build_assigner
 from assigners.types import DensePredictions, Priors, Step
-from models.co_head import CoHead, FeatureSizes, flatten_levels, ground_truths
+from models.co_head import CoHead, flatten_levels, ground_truths
 
 
 class PointGrid(MlvlPointGenerator):
@@ -61,7 +61,7 @@ class CoPointHead(CoHead, AnchorFreeHead):
 
     A subclass names its ``method`` and implements ``loss_from_assignment``. It may override
     ``distances`` (another activation), ``refine``, ``dense_predictions`` (extras) and
-    ``current_step``.
+    ``current_step``. All points are valid, since the references let padding learn background.
 
     Args:
         num_classes: C.
@@ -171,13 +171,6 @@ class CoPointHead(CoHead, AnchorFreeHead):
 
     # -- the co-training interface --------------------------------------------------------------
 
-    def build_priors(
-        self, featmap_sizes: FeatureSizes, batch_img_metas: Sequence[Mapping[str, Any]], device: Any
-    ) -> Priors:
-        """The grid of points; all are valid, since the references let padding learn background."""
-        levels = self.prior_generator.grid_priors(featmap_sizes, device=device)
-        return point_priors(levels, self.prior_generator.strides, len(batch_img_metas))
-
     def dense_predictions(self, outs: Sequence[Any], priors: Priors) -> DensePredictions:
         """Class logits, decoded boxes and objectness logits on the prior grid."""
         distances = flatten_levels(outs[1], 4)  # (B, A, 4)
@@ -237,33 +230,6 @@ class CoPointHead(CoHead, AnchorFreeHead):
             args = tuple(rest)
         distances = [level.float() for level in bbox_preds]
         return super().predict_by_feat(cls_scores, distances, None, *args, **kwargs)
-
-
-def point_priors(
-    levels: Sequence[Tensor], strides: Sequence[tuple[int, int]], num_images: int
-) -> Priors:
-    """Priors of points, all valid.
-
-    Args:
-        levels: (A_l, 2) xy of each level's points in pixels.
-        strides: (x, y) of each level.
-        num_images: B.
-    """
-    points = torch.cat(list(levels))  # (A, 2)
-    device, sizes = points.device, tuple(len(level) for level in levels)
-    # output_size spares the synchronisation that would find it.
-    level = torch.repeat_interleave(
-        torch.arange(len(sizes), device=device),
-        torch.tensor(sizes, device=device),
-        output_size=sum(sizes),
-    )
-    return Priors(
-        points=points,
-        strides=torch.tensor([float(stride[0]) for stride in strides], device=device)[level],
-        level=level,
-        valid=torch.ones(num_images, len(points), dtype=torch.bool, device=device),
-        level_sizes=sizes,
-    )
 
 
 def self_assignment_losses(

@@ -274,7 +274,8 @@ def _clip(boxes: Tensor, shapes: Tensor) -> Tensor:
     float32 or wider.
     """
     boxes = boxes if boxes.dtype == torch.float64 else boxes.float()
-    limit = shapes.to(boxes.dtype)[..., [1, 0, 1, 0]].expand_as(boxes)  # w, h, w, h
+    extent = shapes.to(boxes.dtype).flip(-1)  # w, h
+    limit = torch.cat([extent, extent], dim=-1).expand_as(boxes)
     return boxes.clamp(min=torch.zeros_like(limit), max=limit)
 
 

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from assigners.types import DensePredictions
 from models.co_head import CoHead, flatten_levels, location_priors
+from models.prior_grid import RECENT_GRIDS, Recent, grid_key
 
 LevelMaps = Sequence[Tensor]
 """One (B, channels, H, W) map per level."""
@@ -59,6 +60,7 @@ class TeacherAdapter:
 
     def __init__(self, head: nn.Module) -> None:
         self.head: Any = head
+        self._grids: Recent[tuple[Tensor, Tensor]] = Recent(RECENT_GRIDS)
         self.check()
 
     def check(self) -> None:
@@ -112,12 +114,12 @@ class TeacherAdapter:
         cls, is_prob = self._classes(outs[0])
         maps = self.box_maps(outs)
         sizes = [tuple(level.shape[-2:]) for level in maps]
-        levels = self.head.prior_generator.grid_priors(sizes, device=maps[0].device)
-        strides = torch.cat(
-            [level.new_full((len(level), 1), float(s)) for level, s in zip(levels, self.strides)]
+        device = maps[0].device
+        priors, strides = self._grids.get(
+            grid_key(sizes, device), lambda: self._build_grid(sizes, device)
         )
         raw = flatten_levels(maps, maps[0].shape[1])  # (B, A, D)
-        boxes = self.decode(raw, get_box_tensor(torch.cat(list(levels))), strides)
+        boxes = self.decode(raw, priors, strides)
         quality = None
         if self.quality_kind != "none":
             quality = flatten_levels(outs[2], 1).squeeze(-1)
@@ -129,6 +131,16 @@ class TeacherAdapter:
             quality_kind=self.quality_kind,
         )
 
+    def _build_grid(
+        self, sizes: Sequence[tuple[int, ...]], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """(A, 4) anchors or (A, 2) points, and (A, 1) strides."""
+        levels = self.head.prior_generator.grid_priors(sizes, device=device)
+        strides = [
+            level.new_full((len(level), 1), float(s)) for level, s in zip(levels, self.strides)
+        ]
+        return get_box_tensor(torch.cat(list(levels))), torch.cat(strides)
+
     def box_maps(self, outs: Sequence[Any]) -> LevelMaps:
         """The maps that ``decode`` makes boxes of."""
         maps: LevelMaps = outs[1]
@@ -139,8 +151,8 @@ class TeacherAdapter:
 
         Args:
             raw: (B, A, D) float32 box outputs.
-            priors: (A, 4) anchors or (A, 2) points of the head itself.
-            strides: (A, 1) float32.
+            priors: (A, 4) anchors or (A, 2) points of the head itself; kept, so only read them.
+            strides: (A, 1) float32, likewise.
 
         Returns:
             (B, A, 4) xyxy, not clipped to the image.

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from assigners.boxes import pairwise_giou, pairwise_iou
 from benchmarks import assignment, dense, evaluation, harness, iteration, long_run, scale
 from benchmarks.cores import CoreUse
 from benchmarks.harness import Pair, Result, interleave, peak_bytes
@@ -133,9 +134,10 @@ def test_the_kept_results_are_of_the_promised_form() -> None:
 # -- parts without Ray --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [1, 8, 60])
 @pytest.mark.parametrize("method", sorted(assignment.DENSE))
-def test_the_dense_forms_weigh_as_ours(method: str) -> None:
-    scene = assignment.Scene.make(8, anchors=False, size=(160, 160))
+def test_the_dense_forms_weigh_as_ours(method: str, count: int) -> None:
+    scene = assignment.Scene.make(count, anchors=False, size=(160, 160))
     assignment.check_equal(method, scene)
     assigned = assignment.assign_whole(assignment.build_assigner({"type": method}), scene)[1]
     assert float(assigned.pos_weight.sum()) > 0
@@ -148,6 +150,36 @@ def test_a_wrong_dense_form_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(assignment.DENSE, "DW", wrong)
     with pytest.raises(AssertionError, match="DW: .* differ"):
         assignment.check_equal("DW", assignment.Scene.make(8, anchors=False, size=(160, 160)))
+
+
+@pytest.mark.parametrize("count", [1, 8, 60])
+def test_the_dense_matching_finds_our_candidates(count: int) -> None:
+    scene = assignment.Scene.make(count, anchors=True, size=(160, 160))
+    ours = assignment.PAAAssigner().candidates(scene.priors, scene.gts)
+    peer = dense.paa(scene.predictions, scene.priors, scene.gts)
+    assert len(ours) > count
+    assert assignment.same_candidates(ours, peer)
+
+
+def test_another_dense_matching_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = dense.paa
+
+    def wrong(*scene: Any) -> Any:
+        found = find(*scene)
+        return replace(found, gt=(found.gt + 1) % 8)
+
+    monkeypatch.setattr(dense, "paa", wrong)
+    with pytest.raises(AssertionError, match="PAA, 8 GTs: .* other candidates"):
+        assignment.paa_against_dense((8,), rounds=1)
+
+
+def test_dense_overlaps_are_those_of_pairs() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 10, 12, 12], [3, 3, 3, 3]])
+    gts = torch.tensor([[2.0, 0, 6, 4], [0, 0, 4, 4]])
+    iou, union = dense.overlaps(boxes, gts)
+    giou = dense.generalised(iou, union, boxes, gts)
+    torch.testing.assert_close(iou, pairwise_iou(boxes, gts))
+    torch.testing.assert_close(giou, pairwise_giou(boxes, gts))
 
 
 @pytest.mark.filterwarnings("ignore")  # of mmdet and of scikit-learn's fits

@@ -264,7 +264,7 @@ def test_iterations_are_timed_in_blocks_in_turns() -> None:
         return run
 
     names = ("colad", "apart", "in-process", "in-process, our fit", "lad")
-    names += ("mmdet LAD", "mmdet LAD, no fit", "student alone")
+    names += ("mmdet LAD", "mmdet LAD, our fit", "student alone")
     runners = {name: runner(name, 0.1 * (i + 1)) for i, name in enumerate(names)}
     medians = iteration.in_turns(runners, 2 * iteration.BLOCK)
     assert order == 3 * list(names)  # the first block warms up
@@ -326,12 +326,30 @@ def test_the_peers_of_the_iteration_train(tmp_path: Path) -> None:
     config, data = small_data(tmp_path)
     batches = make_batches(config, data)[:2]
     colad = InProcessCoLAD(config, data, batches, loop_fit=True)
-    loop = [type(network.network.assigner) for network in colad.networks]
-    assert loop == [LoopMixturePAA, LoopMixturePAA]
+    assigners = [type(network.network.assigner) for network in colad.networks]
+    assert assigners == [LoopMixturePAA, LoopMixturePAA]
     assert len(colad.run(2)) == 2
     frozen = replace(config.networks["r34"], learner=False, checkpoint="not read here")
     lad = replace(config, networks={"r18": config.networks["r18"], "r34": frozen})
     student, teacher = (resolve_model(n, lad.networks[n], 4) for n in ("r18", "r34"))
-    peer = MMDetLAD(lad, student, teacher, batches)
-    assert len(peer.run(2)) == 2
-    assert 0 < peer.run_without_fit(1)[0]
+    loop, batched = (
+        MMDetLAD(lad, student, teacher, batches, loop_fit=loop_fit) for loop_fit in (True, False)
+    )
+    batched.detector.teacher_model.load_state_dict(loop.detector.teacher_model.state_dict())
+    found, ours = (labels_of(peer) for peer in (loop, batched))
+    assert ours[-1] == int((ours[0] < 4).sum()) > 0
+    assert torch.equal(found[0], ours[0])
+    for theirs, mine in zip(found[4:], ours[4:]):  # positives, their anchors and number
+        assert torch.equal(torch.as_tensor(theirs), torch.as_tensor(mine))
+    assert len(loop.run(2)) == len(batched.run(2)) == 2
+
+
+@torch.no_grad()
+def labels_of(peer: Any) -> tuple[Any, ...]:
+    """What the teacher of mmdet's detector says of the first batch."""
+    images, samples = peer.inputs[0]
+    head = peer.detector.teacher_model.bbox_head
+    outs = head(peer.detector.extract_teacher_feat(images))
+    gts, metas = zip(*((sample.gt_instances, sample.metainfo) for sample in samples))
+    found: tuple[Any, ...] = head.get_label_assignment(*outs, list(gts), list(metas))
+    return found

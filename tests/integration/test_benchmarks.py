@@ -20,8 +20,12 @@ def test_the_exchange_has_a_line_of_costs_and_one_of_soft_labels(ray_session: An
     actor = ray_session.remote(exchange.Side).options(num_cpus=0)
     sides = {name: actor.remote(name, 1) for name in exchange.NAMES}
     lines = exchange._method(sides, "PAA", exchange.SIZES[0], rounds=1)
-    assert [line.name for line in lines] == ["exchange/tiny/PAA", "exchange/soft-labels/tiny/PAA"]
-    assert "of 110 ms" in lines[0].note
+    kinds = ("", "with-decision/", "decision-fisher/", "soft-labels/")
+    assert [line.name for line in lines] == [f"exchange/{kind}tiny/PAA" for kind in kinds]
+    costs, decided, fisher, _ = lines
+    assert "of 110 ms" in costs.note
+    assert decided.ours > costs.ours and decided.peer == costs.peer
+    assert fisher.peer is not None and fisher.ratio == fisher.ours > fisher.peer
     assert all(line.ours > 0 for line in lines)
 
 

@@ -267,13 +267,44 @@ def test_iterations_are_timed_in_blocks_in_turns() -> None:
     names += ("mmdet LAD", "mmdet LAD, our fit", "student alone")
     runners = {name: runner(name, 0.1 * (i + 1)) for i, name in enumerate(names)}
     medians = iteration.in_turns(runners, 2 * iteration.BLOCK)
-    assert order == 3 * list(names)  # the first block warms up
+    assert order == 2 * list(names)
     assert all(len(values) == 2 for values in medians.values())
-    lines = {line.name: line for line in iteration._results(medians, 32.0, "cores")}
+    medians["apart, mean"] = [0.125, 0.125]
+    notes = {"apart": "cores", "apart, mean": "parts"}
+    lines = {line.name: line for line in iteration._results(medians, 32.0, notes)}
     assert lines["iteration/colad-over-apart"].ratio == pytest.approx(0.5)
+    assert lines["iteration/colad-over-apart-mean"].ratio == pytest.approx(0.8)
     assert lines["iteration/colad-vs-in-process"].ratio == pytest.approx(3.0)
     goals = {name: line.goal for name, line in lines.items() if line.goal is not None}
     assert sorted(goals.values()) == [1.03, 1.2, 1.6]
+
+
+def test_what_is_added_has_its_parts() -> None:
+    def use(networks: float, wall: float) -> CoreUse:
+        found = CoreUse(lambda count: [])
+        found.used, found.wall_ms, found.iterations = {"networks": networks}, wall, 2
+        return found
+
+    blocks = [[[0.10, 0.10], [0.12, 0.12]]]  # 110 ms in the mean, 94 of them at work
+    parts = iteration.added_parts(use(400.0, 240.0), use(376.0, 240.0), blocks)
+    assert "of +10.0 ms (means) +6.0 are work of each network" in parts
+    assert parts.endswith("and +4.0 waiting")
+
+
+def test_the_slower_of_loops_at_once_counts() -> None:
+    from benchmarks.loops import Together
+
+    class Steady:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def run(self, iterations: int) -> list[float]:
+            return [self.seconds] * iterations
+
+    loops: Any = [Steady(0.1), Steady(0.2)]
+    together = Together(loops)
+    assert together.run(2) == [0.2, 0.2]
+    assert together.blocks == [[[0.1, 0.1], [0.2, 0.2]]]
 
 
 def test_core_use_counts_the_calls_processor_time() -> None:

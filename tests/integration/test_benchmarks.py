@@ -40,7 +40,7 @@ def test_sleeping_ranks_go_through_the_trainer(ray_session: Any, tmp_path: Path)
 def test_loops_on_one_feed_are_timed(
     ray_session: Any, small_overrides: Sequence[str], tmp_path: Path
 ) -> None:
-    from benchmarks.loops import Feed, Loop, run_together
+    from benchmarks.loops import Feed, Loop, Together
     from orchestrator.config import SwitchConfig
     from orchestrator.config_file import load_config
     from orchestrator.datasets import prepare_data
@@ -50,10 +50,11 @@ def test_loops_on_one_feed_are_timed(
     networks, switch = {"r18": config.networks["r18"]}, SwitchConfig(criterion="self")
     solo = replace(config, networks=networks, switch=switch)
     shared = Feed(solo, data, readers=2)
-    loops = [Loop(solo, data, shared) for _ in range(2)]
+    together = Together([Loop(solo, data, shared) for _ in range(2)])
     start = time.perf_counter()
-    seconds = run_together(loops, 3)
-    assert len(seconds) == 3
+    seconds = together.run(3)
+    assert seconds in together.blocks[0]
+    assert [len(loop) for loop in together.blocks[0]] == [3, 3]
     assert 0 < sum(seconds) <= time.perf_counter() - start
     assert not shared._kept
 

@@ -259,10 +259,10 @@ def _growth(name: str, what: str, small: Scene, large: Scene, rounds: int) -> Re
         ratio=statistics.median(exponents),
         goal=LINEAR,
         better="lower",
-        unit="ms",
+        unit="ms (ratio: exponent, median of the rounds')",
         low=min(exponents),
         high=max(exponents),
-        note=f"exponent, 4 x {what}: 1 is linear",
+        note=f"4 x {what}: 1 is linear",
     )
 
 

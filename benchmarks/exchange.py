@@ -29,7 +29,7 @@ GOAL_MS = 7.0
 METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
 NAMES = ("a", "b")
 BATCH = "0.0.0"
-ADDED = "ms (ratio: ms added, median of the rounds)"
+ADDED = "ms (ratio: ms added, median of the rounds')"
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def _fisher(name: str, taken: Rounds, idle: list[float]) -> Result:
         ratio=statistics.median(decisions),
         goal=None,
         better="lower",
-        unit="ms (ratio: ms)",
+        unit="ms (ratio: ours)",
         low=min(decisions),
         high=max(decisions),
         note=f"peer: the decision by std_mean; exchange and decision by fisher add {added:.1f} ms",

@@ -131,6 +131,32 @@ def test_the_kept_results_are_of_the_promised_form() -> None:
         assert row["better"] in ("higher", "lower")
 
 
+METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
+PROCESSES = ("controller", "launcher", "feeder-0", "network-r18", "network-r34", "object-store")
+PROCESSES += ("gcs", "raylet", "gcs-over-idle", "raylet-over-idle", "notice-board", "log-monitor")
+GOALS = {
+    "assign/PAA/8-gts": (10.0, "higher"),
+    "assign/PAA/112-gts": (25.0, "higher"),
+    **{f"memory/{method}/100-gts": (5.0, "higher") for method in METHODS},
+    **{f"growth/{m}/{what}": (1.05, "lower") for m in METHODS for what in ("gts", "priors")},
+    "iteration/colad-vs-in-process": (1.6, "higher"),
+    "iteration/lad-vs-mmdet": (1.2, "higher"),
+    "iteration/colad-over-apart": (1.03, "lower"),
+    **{f"exchange/coco/{method}": (7.0, "lower") for method in METHODS},
+    **{f"long-run/{process}": (1.03, "lower") for process in PROCESSES},
+    "scale/32-ranks": (0.05, "lower"),
+    "scale/growth/added": (1.0, "lower"),
+    "scale/growth/controller": (1.0, "lower"),
+}
+
+
+def test_the_kept_results_have_every_goal() -> None:
+    rows = {row["name"]: row for row in json.loads((harness.RESULTS / "latest.json").read_text())}
+    assert {name: (rows[name]["goal"], rows[name]["better"]) for name in GOALS} == GOALS
+    unnamed = [row["name"] for row in rows.values() if row["goal"] and row["name"] not in GOALS]
+    assert all(name.startswith(("long-run/", "sweep ")) for name in unnamed)
+
+
 # -- parts without Ray --------------------------------------------------------------------------
 
 
@@ -246,11 +272,29 @@ def test_scale_judges_ranks_and_growth() -> None:
     def timing(added: float, driver: float) -> scale.Timing:
         return scale.Timing(seconds=[sum(scale.PHASES) + added], driver_s=driver, busy=0.1)
 
-    timings = {1: timing(0.005, 0.01), 8: timing(0.005, 0.02), 32: timing(0.01, 0.04)}
+    timings = {1: timing(0.005, 0.01), 8: timing(0.005, 0.02), 16: timing(0.004, 0.02)}
+    timings[32] = timing(0.01, 0.04)
     lines = {line.name: line for line in scale._results(timings)}
     assert lines["scale/32-ranks"].goal == 0.05 and lines["scale/32-ranks"].reached
     assert lines["scale/growth/added"].ratio == pytest.approx(0.5)
     assert lines["scale/growth/controller"].ratio == pytest.approx(0.5)
+    steps = "1 to 8 0.00, 8 to 16 -0.32, 16 to 32 1.32"
+    assert lines["scale/growth/added"].note.endswith(
+        f"between 8 and 32 ranks: 1 is linear; {steps}"
+    )
+    assert lines["scale/growth/controller"].note.endswith("8 to 16 0.00, 16 to 32 1.00")
+
+
+def test_the_long_run_is_launched_from_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(long_run, "measure", process_as_line)
+    (line,) = long_run.run(quick=True)
+    assert line.note == "True" and line.ours != os.getpid()
+
+
+def process_as_line(quick: bool) -> list[Result]:
+    return [result(ours=float(os.getpid()), note=str(quick))]
 
 
 def test_iterations_are_timed_in_blocks_in_turns() -> None:

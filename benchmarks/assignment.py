@@ -1,7 +1,7 @@
 """Assignment at COCO's size: 22,400 priors, one thread.
 
-PAA against mmdet's ``paa_reassign`` on the same candidates and costs, the other methods against
-their plain dense form (``dense.py``), time and peak memory, and how our times grow.
+PAA against mmdet's ``paa_reassign`` on the same candidates and costs, its candidates and the other
+methods against their plain dense form (``dense.py``), time and peak memory, and how our times grow.
 """
 
 from __future__ import annotations
@@ -171,16 +171,40 @@ def others_against_dense(counts: tuple[int, ...], rounds: int) -> list[Result]:
                 )
             results.append(pair.result(f"assign/{name}/{count}-gts", goal=None))
         results.append(_memory(name, plain))
-    results.append(_memory("PAA", _dense_matching))
     return results
 
 
-def _dense_matching(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> Tensor:
-    """PAA's matching of all anchors with all GTs by an (A, G) overlap."""
-    assert priors.boxes is not None
-    iou, _ = dense.overlaps(priors.boxes, gts.boxes)
-    best, owner = iou.max(1)
-    return torch.where((iou == iou.amax(0)).any(1) | (best >= 0.1), owner, -1)
+def paa_against_dense(counts: tuple[int, ...], rounds: int) -> list[Result]:
+    """PAA's candidates and costs, whose dense form differs in the matching, and peak memory.
+
+    Raises:
+        AssertionError: the two find different candidates.
+    """
+    results = []
+    assigner = PAAAssigner()
+    for count in counts:
+        scene = Scene.make(count, anchors=True)
+
+        def ours(s: Scene = scene) -> tuple[Candidates, CostTable]:
+            candidates = assigner.candidates(s.priors, s.gts)
+            return candidates, assigner.costs(s.predictions, candidates, s.gts)
+
+        def peer(s: Scene = scene) -> tuple[Candidates, CostTable]:
+            candidates = dense.paa(s.predictions, s.priors, s.gts)
+            return candidates, assigner.costs(s.predictions, candidates, s.gts)
+
+        if not same_candidates(ours()[0], peer()[0]):
+            raise AssertionError(f"PAA, {count} GTs: the dense form finds other candidates")
+        note = "candidates and costs; the dense form matches all anchors with all GTs at once"
+        pair = interleave(ours, peer, rounds=rounds)
+        results.append(pair.result(f"assign/PAA-candidates/{count}-gts", goal=None, note=note))
+    return [*results, _memory("PAA", dense.paa)]
+
+
+def same_candidates(ours: Candidates, peer: Candidates) -> bool:
+    """The same pairs in the same order."""
+    fields = ("image", "gt", "prior", "level")
+    return all(torch.equal(getattr(ours, name), getattr(peer, name)) for name in fields)
 
 
 def _memory(name: str, plain: Callable[..., Any]) -> Result:
@@ -197,6 +221,7 @@ def _memory(name: str, plain: Callable[..., Any]) -> Result:
         goal=MEMORY_GOAL,
         better="higher",
         unit="MiB",
+        note="the peer only finds candidates" if name == "PAA" else "",
     )
 
 
@@ -234,10 +259,10 @@ def _growth(name: str, what: str, small: Scene, large: Scene, rounds: int) -> Re
         ratio=statistics.median(exponents),
         goal=LINEAR,
         better="lower",
-        unit="ms",
+        unit="ms (ratio: exponent, median of the rounds')",
         low=min(exponents),
         high=max(exponents),
-        note=f"exponent, 4 x {what}: 1 is linear",
+        note=f"4 x {what}: 1 is linear",
     )
 
 
@@ -248,5 +273,6 @@ def run(quick: bool) -> list[Result]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's fits that do not converge
         results = paa_against_mmdet((8, 112) if quick else (1, 8, 32, 112, 400), rounds)
-    results += others_against_dense((100,) if quick else (8, 100, 400), rounds)
+    counts = (100,) if quick else (8, 100, 400)
+    results += others_against_dense(counts, rounds) + paa_against_dense(counts, rounds)
     return results + growth(rounds)

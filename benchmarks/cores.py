@@ -46,9 +46,12 @@ class CoreUse:
         self.iterations += iterations
         return seconds
 
+    def each(self, kind: str) -> float:
+        """Core milliseconds per iteration."""
+        return self.used.get(kind, 0.0) / self.iterations
+
     def __str__(self) -> str:
         """Core milliseconds per iteration, by kind, and how busy the cores were."""
-        each = {kind: ms / self.iterations for kind, ms in self.used.items()}
-        parts = (f"{kind} {each.get(kind, 0.0):.0f}" for kind in (*KINDS.values(), "rest"))
+        parts = (f"{kind} {self.each(kind):.0f}" for kind in (*KINDS.values(), "rest"))
         busy = sum(self.used.values()) / (self.wall_ms * len(os.sched_getaffinity(0)))
         return f"{', '.join(parts)} ms of a core, cores {busy:.0%} busy"

@@ -11,52 +11,64 @@ import math
 import torch
 from torch import Tensor
 
-from assigners import DensePredictions, GroundTruths, Priors
+from assigners import Candidates, DensePredictions, GroundTruths, Priors
 
 EPS = 1e-12
 
 
 def inside(priors: Priors, gts: GroundTruths) -> Tensor:
     """(A, G) bool."""
-    points, boxes = priors.points[:, None], gts.boxes[None]
-    distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], -1)  # (A, G, 4)
-    return distances.min(-1).values > 0
+    x, y = priors.points[:, :, None].unbind(1)  # (A, 1) each
+    left, top, right, bottom = gts.boxes.unbind(1)
+    return (x > left) & (x < right) & (y > top) & (y < bottom)
 
 
 def overlaps(boxes: Tensor, gts: Tensor) -> tuple[Tensor, Tensor]:
-    """(A, G) IoU and GIoU of (A, 4) and (G, 4) boxes."""
-    low = torch.max(boxes[:, None, :2], gts[None, :, :2])
-    high = torch.min(boxes[:, None, 2:], gts[None, :, 2:])
-    intersection = (high - low).clamp(min=0).prod(-1)
-    areas = [(b[:, 2:] - b[:, :2]).prod(-1) for b in (boxes, gts)]
-    union = areas[0][:, None] + areas[1][None] - intersection
-    outer_low = torch.min(boxes[:, None, :2], gts[None, :, :2])
-    outer_high = torch.max(boxes[:, None, 2:], gts[None, :, 2:])
-    outer = (outer_high - outer_low).prod(-1)
-    iou = intersection / union.clamp(min=1e-6)
-    return iou, iou - (outer - union) / outer.clamp(min=1e-6)
+    """(A, G) IoU and union of (A, 4) and (G, 4) boxes."""
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    gt_left, gt_top, gt_right, gt_bottom = gts.unbind(1)
+    width = torch.minimum(right, gt_right) - torch.maximum(left, gt_left)
+    height = torch.minimum(bottom, gt_bottom) - torch.maximum(top, gt_top)
+    intersection = width.clamp(min=0) * height.clamp(min=0)
+    areas = (right - left) * (bottom - top) + (gt_right - gt_left) * (gt_bottom - gt_top)
+    union = (areas - intersection).clamp(min=1e-6)
+    return intersection / union, union
 
 
-def offsets(priors: Priors, gts: GroundTruths) -> Tensor:
-    """(A, G, 2) from the GTs' centres in strides."""
-    centre = (gts.boxes[:, :2] + gts.boxes[:, 2:]) / 2
-    return (priors.points[:, None] - centre[None]) / priors.strides[:, None, None]
+def generalised(iou: Tensor, union: Tensor, boxes: Tensor, gts: Tensor) -> Tensor:
+    """(A, G) GIoU from what ``overlaps`` gave."""
+    left, top, right, bottom = boxes[:, :, None].unbind(1)
+    gt_left, gt_top, gt_right, gt_bottom = gts.unbind(1)
+    width = torch.maximum(right, gt_right) - torch.minimum(left, gt_left)
+    height = torch.maximum(bottom, gt_bottom) - torch.minimum(top, gt_top)
+    outer = (width * height).clamp(min=1e-6)
+    return iou - (outer - union) / outer
+
+
+def offsets(priors: Priors, gts: GroundTruths) -> tuple[Tensor, Tensor]:
+    """(A, G) twice: x and y from the GTs' centres in strides."""
+    x, y = priors.points[:, :, None].unbind(1)
+    centre_x, centre_y = ((gts.boxes[:, :2] + gts.boxes[:, 2:]) / 2).unbind(1)
+    return (x - centre_x) / priors.strides[:, None], (y - centre_y) / priors.strides[:, None]
 
 
 def _score(predictions: DensePredictions, gts: GroundTruths) -> Tensor:
-    """(A, G) class times objectness at the GT's class."""
-    cls = predictions.cls[0].sigmoid()[:, gts.labels]
+    """(A, G) class times objectness at the GT's class; only classes that occur are computed."""
     assert predictions.quality is not None
-    return cls * predictions.quality[0].sigmoid()[:, None]
+    classes, index = gts.labels.unique(return_inverse=True)
+    score = predictions.cls[0, :, classes].sigmoid() * predictions.quality[0, :, None].sigmoid()
+    return score[:, index]
 
 
 def dw(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> dict[str, Tensor]:
     """Positive and negative weights of Dual Weighting."""
     mask = inside(priors, gts)
     score = _score(predictions, gts)
-    iou, giou = overlaps(predictions.boxes[0], gts.boxes)
+    iou, union = overlaps(predictions.boxes[0], gts.boxes)
+    giou = generalised(iou, union, predictions.boxes[0], gts.boxes)
     p_pos = torch.where(mask, score * torch.exp(-5 * (1 - giou)), 0.0)
-    prior = torch.exp(-(offsets(priors, gts) ** 2) / (2 * 1.11**2)).prod(-1)
+    x, y = offsets(priors, gts)
+    prior = torch.exp((x**2 + y**2) / (-2 * 1.11**2))
     base = p_pos * prior
     weight = torch.where(mask, torch.exp(5 * p_pos) * base, 0.0)
     total = torch.where(mask, torch.exp(3 * p_pos) * base, 0.0).sum(0)
@@ -75,10 +87,10 @@ def autoassign(
 ) -> dict[str, Tensor]:
     """Confidence and negative weights of AutoAssign."""
     mask = inside(priors, gts)
-    iou, giou = overlaps(predictions.boxes[0], gts.boxes)
+    iou, union = overlaps(predictions.boxes[0], gts.boxes)
+    giou = generalised(iou, union, predictions.boxes[0], gts.boxes)
     confidence = torch.exp(_score(predictions, gts) * torch.exp(-5 * (1 - giou)) * 3)
-    best = iou.amax(1, keepdim=True).expand_as(iou)
-    odds = 1 / (1 - best).clamp(min=EPS)
+    odds = 1 / (1 - iou.amax(1, keepdim=True)).clamp(min=EPS)  # (A, 1)
     lowest = torch.where(mask, odds, math.inf).amin(0)
     highest = torch.where(mask, odds, -math.inf).amax(0)
     negative = 1 - (odds - lowest + EPS) / (highest - lowest + EPS)
@@ -94,9 +106,10 @@ def ala(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> dic
     iou, _ = overlaps(predictions.boxes[0], gts.boxes)
     log_loc = -((1 - iou).clamp(min=EPS) ** 0.8)
     confidence = _score(predictions, gts) ** 0.6 * torch.exp(0.4 * log_loc)
-    mean = predictions.extras["center_mean"][0, gts.labels]
-    sigma = predictions.extras["center_sigma"][0, gts.labels]
-    centre = torch.exp(-((offsets(priors, gts) - mean) ** 2) / (2 * sigma**2)).prod(-1)
+    mean_x, mean_y = predictions.extras["center_mean"][0, gts.labels].unbind(1)
+    scale_x, scale_y = (-2 * predictions.extras["center_sigma"][0, gts.labels] ** 2).unbind(1)
+    x, y = offsets(priors, gts)
+    centre = torch.exp((x - mean_x) ** 2 / scale_x + (y - mean_y) ** 2 / scale_y)
     score = confidence * centre * predictions.extras["foreground"][0][:, None]
     score = torch.where(mask, score, 0.0).double()
     count = mask.sum(0).clamp(min=1)
@@ -113,15 +126,29 @@ def musu(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> di
     mask = inside(priors, gts)
     iou, _ = overlaps(predictions.boxes[0], gts.boxes)
     p, q = _score(predictions, gts), iou**4
-    owner = iou.argmax(1)
-    owned = mask & (owner[:, None] == torch.arange(gts.num_gts))
+    owned = mask & (iou.argmax(1, keepdim=True) == torch.arange(gts.num_gts))
     joint = torch.where(owned, p * q, 0.0)
     bag = owned & (joint > 0.1 * joint.amax(0))
     size = bag.sum(0).clamp(min=1).float().sqrt()
+    places = torch.arange(len(bag))[:, None].expand_as(bag)
     weights = {}
     ranked = (("pos_weight", q * p ** (1 / 3), size), ("box_weight", p * q ** (1 / 3), size / 2))
     for name, value, tau in ranked:
         order = torch.where(bag, value, -1.0).argsort(dim=0, descending=True, stable=True)
-        rank = order.argsort(dim=0)
+        rank = torch.empty_like(order).scatter_(0, order, places)
         weights[name] = torch.where(bag, torch.exp(-rank / tau), 0.0)
     return weights
+
+
+def paa(predictions: DensePredictions, priors: Priors, gts: GroundTruths) -> Candidates:
+    """PAA's candidates: each anchor's best GT from 0.1, and every anchor that is a GT's best."""
+    assert priors.boxes is not None
+    iou, _ = overlaps(priors.boxes, gts.boxes)
+    best, owner = iou.max(1)
+    attains = iou == iou.amax(0)
+    last = torch.where(attains, torch.arange(gts.num_gts), -1).amax(1)  # later GTs overwrite
+    owner = torch.where(last >= 0, last, torch.where(best >= 0.1, owner, -1))
+    prior = (owner >= 0).nonzero().flatten()
+    gt, order = owner[prior].sort(stable=True)
+    prior = prior[order]
+    return Candidates(image=torch.zeros_like(gt), gt=gt, prior=prior, level=priors.level[prior])

@@ -7,6 +7,9 @@ adds to an iteration's critical path. The same round without tables is taken off
 costs something even if nothing is exchanged. Nothing here needs a forward pass, so that COCO's size
 (16 images of 800 x 1344, 7 GTs each) fits a small machine.
 
+The decision who teaches comes after that: one line per method ends with it, another has it by
+Fisher's ratio. Both networks decide at once.
+
 Soft labels have lines of their own: their round trip, and what is left of it on the path of a
 student whose frozen teacher runs ahead.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.harness import Result
@@ -26,6 +29,7 @@ GOAL_MS = 7.0
 METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
 NAMES = ("a", "b")
 BATCH = "0.0.0"
+ADDED = "ms (ratio: ms added, median of the rounds')"
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,12 @@ class Side:
             soft=self.predictions if soft else None,
         )
 
-    def finish(self, work_s: float, *tables: Any) -> dict[str, float]:
+    def finish(self, work_s: float, criterion: str, *tables: Any) -> dict[str, float]:
         """What ``Network.finish_step`` does before it assigns.
 
         Returns:
-            ``ready`` and ``read``: when the own costs were there and the others' were read;
-            ``choose_ms``: of the switch's decision; ``bytes`` read.
+            ``ready``, ``read`` and ``decided``: when the own costs were there, the others' were
+            read and the teachers were chosen; ``bytes`` read.
         """
         from orchestrator import exchange
         from orchestrator.switching import SwitchRule, choose
@@ -118,69 +122,140 @@ class Side:
             choose(
                 {name: costs[name] for name in NAMES},
                 self.candidates,
-                rule=SwitchRule(criterion="std_mean", scope=self.scope, teacher=None),
+                rule=SwitchRule(criterion=criterion, scope=self.scope, teacher=None),
                 num_gts=self.gts.num_gts,
                 num_images=self.gts.num_images,
                 num_levels=len(self.priors.level_sizes),
             )
-        chosen = time.perf_counter()
+        decided = time.perf_counter()
         time.sleep(work_s)
-        return dict(
-            ready=self.ready, read=read, choose_ms=1e3 * (chosen - read), bytes=float(payload)
-        )
+        return dict(ready=self.ready, read=read, decided=decided, bytes=float(payload))
 
 
-def _round(sides: dict[str, Any], send: bool, soft: bool) -> tuple[float, float, float]:
-    """One exchange; milliseconds of the critical path, of the decision, and bytes per reader."""
+@dataclass(frozen=True)
+class Round:
+    """One exchange between both networks; milliseconds of the slower one."""
+
+    path: float
+    """From "both have their costs" to "the others' are read"."""
+    decided: float
+    """From the same to the decision."""
+    decision: float
+    """Of the decision alone."""
+    bytes: float
+    """What one network reads."""
+
+
+def _round(sides: dict[str, Any], send: bool, soft: bool, criterion: str) -> Round:
     import ray
 
     tables = {name: side.begin.remote(send, soft, 0.02) for name, side in sides.items()}
     others = {name: [t for other, t in tables.items() if other != name] for name in sides}
     ends = ray.get(
-        [side.finish.remote(0.0, *(others[name] if send else ())) for name, side in sides.items()]
+        [
+            side.finish.remote(0.0, criterion, *(others[name] if send else ()))
+            for name, side in sides.items()
+        ]
     )
     ready = max(end["ready"] for end in ends)
-    path = 1e3 * (max(end["read"] for end in ends) - ready)
-    return path, max(end["choose_ms"] for end in ends), max(end["bytes"] for end in ends)
+    return Round(
+        path=1e3 * (max(end["read"] for end in ends) - ready),
+        decided=1e3 * (max(end["decided"] for end in ends) - ready),
+        decision=1e3 * max(end["decided"] - end["read"] for end in ends),
+        bytes=max(end["bytes"] for end in ends),
+    )
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Rounds of one method in turns."""
+
+    idle: list[Round]
+    """The same calls without tables."""
+    costs: list[Round]
+    """Decided by std_mean."""
+    other: list[Round]
+    """Decided by fisher, or with soft labels."""
+
+    @classmethod
+    def take(cls, sides: dict[str, Any], count: int, other: tuple[bool, str]) -> Rounds:
+        """``count`` of each kind after two of warm-up; ``other``: soft labels, and criterion."""
+        kinds = ((False, False, "std_mean"), (True, False, "std_mean"), (True, *other))
+        rounds = [[_round(sides, *kind) for kind in kinds] for _ in range(count + 2)]
+        idle, costs, others = (list(kind) for kind in zip(*rounds[2:]))
+        return cls(idle, costs, others)
 
 
 def _method(sides: dict[str, Any], method: str, size: Size, rounds: int) -> list[Result]:
     import ray
 
     rows = ray.get([side.prepare.remote(method, size) for side in sides.values()])[0]
-    kinds = [("", False)]
+    taken = Rounds.take(sides, rounds, (False, "fisher"))
+    name, idle = f"{size.name}/{method}", [end.path for end in taken.idle]
+    lines = [
+        _exchange(f"exchange/{name}", taken.costs, idle, size, rows, size.goal),
+        _with_decision(f"exchange/with-decision/{name}", taken.costs, idle),
+        _fisher(f"exchange/decision-fisher/{name}", taken, idle),
+    ]
     if method == "PAA":
-        kinds.append(("soft-labels/", True))
-    return [_exchange(sides, method, size, rounds, rows, *kind) for kind in kinds]
+        soft = Rounds.take(sides, rounds, (True, "std_mean"))
+        idle = [end.path for end in soft.idle]
+        lines.append(_exchange(f"exchange/soft-labels/{name}", soft.other, idle, size, rows, None))
+    return lines
 
 
 def _exchange(
-    sides: dict[str, Any], method: str, size: Size, rounds: int, rows: int, kind: str, soft: bool
+    name: str, sent: list[Round], idle: list[float], size: Size, rows: int, goal: float | None
 ) -> Result:
-    """The exchange in turns with the same calls without tables."""
-    with_tables, without = [], []
-    for index in range(rounds + 2):
-        exchanged, idle = _round(sides, True, soft), _round(sides, False, False)
-        if index >= 2:
-            with_tables.append(exchanged)
-            without.append(idle[0])
-    paths = [path for path, _, _ in with_tables]
-    added = [path - alone for path, alone in zip(paths, without)]
-    milliseconds = statistics.median(added)
-    choose = statistics.median(choose for _, choose, _ in with_tables)
+    """What the exchange adds up to "the others' costs are read"."""
+    line = _added(name, [end.path for end in sent], idle)
+    decision = statistics.median(end.decision for end in sent)
+    return replace(
+        line,
+        goal=goal,
+        note=f"{rows} pairs, {sent[0].bytes / 1e6:.2f} MB per network and iteration, "
+        f"{line.ratio / size.iteration_ms:.1%} of {size.iteration_ms:g} ms; "
+        f"the decision takes {decision:.1f} ms",
+    )
+
+
+def _with_decision(name: str, sent: list[Round], idle: list[float]) -> Result:
+    """What the exchange and the decision add together."""
+    line = _added(name, [end.decided for end in sent], idle)
+    return replace(line, note="to the decision by std_mean")
+
+
+def _fisher(name: str, taken: Rounds, idle: list[float]) -> Result:
+    """The decision by Fisher's ratio and, as peer, the one by std_mean."""
+    decisions = [end.decision for end in taken.other]
+    added = _added(name, [end.decided for end in taken.other], idle).ratio
     return Result(
-        name=f"exchange/{kind}{size.name}/{method}",
-        ours=statistics.median(paths),
-        peer=statistics.median(without),
-        ratio=milliseconds,
-        goal=None if soft else size.goal,
+        name=name,
+        ours=statistics.median(decisions),
+        peer=statistics.median(end.decision for end in taken.costs),
+        ratio=statistics.median(decisions),
+        goal=None,
         better="lower",
-        unit="ms (ratio: ms added)",
+        unit="ms (ratio: ours)",
+        low=min(decisions),
+        high=max(decisions),
+        note=f"peer: the decision by std_mean; exchange and decision by fisher add {added:.1f} ms",
+    )
+
+
+def _added(name: str, ours: list[float], idle: list[float]) -> Result:
+    """Milliseconds beyond the same calls without tables, round by round."""
+    added = [mine - alone for mine, alone in zip(ours, idle)]
+    return Result(
+        name=name,
+        ours=statistics.median(ours),
+        peer=statistics.median(idle),
+        ratio=statistics.median(added),
+        goal=None,
+        better="lower",
+        unit=ADDED,
         low=min(added),
         high=max(added),
-        note=f"{rows} pairs, {with_tables[0][2] / 1e6:.2f} MB per network and iteration, "
-        f"{milliseconds / size.iteration_ms:.1%} of {size.iteration_ms:g} ms; "
-        f"the decision takes {choose:.1f} ms",
     )
 
 
@@ -200,7 +275,7 @@ def _hidden(sides: dict[str, Any], size: Size, iterations: int) -> Result:
         for _ in range(iterations + 1):
             table = teacher.begin.remote(True, soft, 0.12)
             student.begin.remote(True, False, 0.1)
-            pending.append(student.finish.remote(0.25, table))
+            pending.append(student.finish.remote(0.25, "std_mean", table))
             if len(pending) == 2:
                 ends.append(ray.get(pending.pop(0))["read"])
         ends.append(ray.get(pending.pop())["read"])
@@ -218,7 +293,7 @@ def _hidden(sides: dict[str, Any], size: Size, iterations: int) -> Result:
         ratio=statistics.median(added),
         goal=None,
         better="lower",
-        unit="ms (ratio: ms added)",
+        unit=ADDED,
         low=min(added),
         high=max(added),
         note="an iteration of a student, 350 ms of work, whose teacher runs ahead",

@@ -49,7 +49,7 @@ class Result:
     better: str
     """``"higher"`` or ``"lower"``: which ratios are good."""
     unit: str
-    """Unit of ``ours`` and ``peer``."""
+    """Unit of ``ours`` and ``peer``, and what ``ratio`` is if not that of the two."""
     low: float | None = None
     """Smallest and largest ratio over the rounds."""
     high: float | None = None
@@ -87,7 +87,7 @@ class Pair:
             ratio=statistics.median(over),
             goal=goal,
             better=better,
-            unit="ms",
+            unit="ms (ratio: median of the rounds')",
             low=min(over),
             high=max(over),
             note=note,

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,17 @@ class Loop:
         ends.append(time.perf_counter())
 
 
-def run_together(loops: Sequence[Loop], iterations: int) -> list[float]:
-    """All loops at once, each in a thread; the iterations' seconds of the slower (by median)."""
-    seconds: list[list[float]] = [[] for _ in loops]
+class Together:
+    """Loops that run at once, each in a thread."""
 
-    def drive(index: int) -> None:
-        seconds[index] = loops[index].run(iterations)
+    def __init__(self, loops: Sequence[Loop]) -> None:
+        self.loops = loops
+        self.blocks: list[list[list[float]]] = []
+        """Seconds of the iterations by call of ``run`` and loop."""
 
-    threads = [threading.Thread(target=drive, args=(i,)) for i in range(len(loops))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return max(seconds, key=statistics.median)
+    def run(self, iterations: int) -> list[float]:
+        """The iterations' seconds of the slower loop (by median)."""
+        with ThreadPoolExecutor(len(self.loops)) as threads:
+            runs = [threads.submit(loop.run, iterations) for loop in self.loops]
+            self.blocks.append([run.result() for run in runs])
+        return max(self.blocks[-1], key=statistics.median)

@@ -6,10 +6,9 @@ ours pays for its feed as well.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -124,45 +123,88 @@ class InProcessCoLAD:
         return seconds
 
 
-@contextlib.contextmanager
-def timed_fits() -> Iterator[list[float]]:
-    """Collect the seconds of every fit of a scikit-learn mixture meanwhile."""
-    from sklearn.mixture import GaussianMixture
+@functools.cache
+def _batched_lad_head() -> type[Any]:
+    """mmdet's LAD head with our mixture fit, of all GTs of the batch at once."""
+    from mmdet.models.dense_heads import LADHead
 
-    seconds: list[float] = []
-    fit = GaussianMixture.fit
+    class BatchedLADHead(LADHead):  # type: ignore[misc, unused-ignore]
+        """Matching, costs and targets stay mmdet's."""
 
-    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return fit(self, *args, **kwargs)
-        finally:
-            seconds.append(time.perf_counter() - start)
+        def get_label_assignment(
+            self, cls: Any, boxes: Any, ious: Any, gts: Any, metas: Any, ignored: Any = None
+        ) -> tuple[Any, ...]:
+            self.seen: list[tuple[Any, ...]] = []
+            found = super().get_label_assignment(cls, boxes, ious, gts, metas, ignored)
+            _, weights, targets, box_weights, *_ = found
+            labels = _batched_labels(self, self.seen, gts).flatten()
+            positive = (labels < self.num_classes).nonzero().flatten()
+            anchors = torch.cat([level for *_, levels in self.seen for level in levels])
+            count = len(positive)
+            return labels, weights, targets, box_weights, positive, anchors[positive], count
 
-    GaussianMixture.fit = timed
-    try:
-        yield seconds
-    finally:
-        GaussianMixture.fit = fit
+        def paa_reassign(self, *image: Any) -> tuple[Any, ...]:
+            """Only keeps what one image's fit would need."""
+            losses, label, weight, box_weight, prior, gt, anchors = image
+            self.seen.append((losses, prior, gt, anchors))
+            return label, weight, box_weight, len(prior)
+
+    return BatchedLADHead
+
+
+def _batched_labels(head: Any, seen: Sequence[tuple[Any, ...]], instances: Any) -> Tensor:
+    """(B, A) labels from the images' losses, priors and GTs of the candidates, and anchors."""
+    gts = GroundTruths.from_lists(
+        [image.bboxes for image in instances],
+        [image.labels for image in instances],
+        [(1, 1)] * len(instances),  # not used
+    )
+    sizes = tuple(len(level) for level in seen[0][3])
+    level = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    points = torch.zeros(len(level), 2)  # not used, as strides
+    valid = torch.ones(len(seen), len(level), dtype=torch.bool)
+    priors = Priors(
+        points=points, strides=points[:, 0], level=level, valid=valid, level_sizes=sizes
+    )
+    first = [sum(gts.counts[:image]) for image in range(len(seen))]
+    gt = torch.cat([image[2] + offset for image, offset in zip(seen, first)])
+    prior = torch.cat([image[1] for image in seen])
+    gt, order = gt.sort(stable=True)
+    prior = prior[order]
+    candidates = Candidates(image=gts.image[gt], gt=gt, prior=prior, level=level[prior])
+    table = CostTable(cost=torch.cat([image[0] for image in seen])[order].detach())
+    assigner = PAAAssigner(topk=head.topk)
+    return assigner.assign(table, candidates, priors, gts, num_classes=head.num_classes).labels
 
 
 class MMDetLAD:
-    """mmdet's ``LAD`` detector: teacher and student in one module, one after the other."""
+    """mmdet's ``LAD`` detector: teacher and student in one module, one after the other.
+
+    Args:
+        loop_fit: mmdet's mixture fit per GT; else ours, of all GTs at once.
+    """
 
     def __init__(
-        self, config: RunConfig, student: dict[str, Any], teacher: dict[str, Any], batches: Any
+        self,
+        config: RunConfig,
+        student: dict[str, Any],
+        teacher: dict[str, Any],
+        batches: Any,
+        *,
+        loop_fit: bool,
     ) -> None:
         from mmdet.registry import MODELS
 
         register_mmdet()
         head = dict(student["bbox_head"], type="LADHead")
+        assigning = "LADHead" if loop_fit else _batched_lad_head()
         model = dict(
             student,
             type="LAD",
             bbox_head=head,
             teacher_backbone=teacher["backbone"],
             teacher_neck=teacher["neck"],
-            teacher_bbox_head=dict(teacher["bbox_head"], type="LADHead"),
+            teacher_bbox_head=dict(teacher["bbox_head"], type=assigning),
         )
         self.detector: Any = MODELS.build(model)
         self.detector.train()
@@ -192,22 +234,7 @@ class MMDetLAD:
 
     def run(self, iterations: int) -> list[float]:
         """Seconds of each iteration."""
-        return [whole for whole, _ in self._run(iterations)]
-
-    def run_without_fit(self, iterations: int) -> list[float]:
-        """The same, less the time inside scikit-learn's ``fit``.
-
-        ``predict`` and ``score_samples``, which take a quarter of that again, stay with the peer.
-        """
-        return [whole - fits for whole, fits in self._run(iterations)]
-
-    def _run(self, iterations: int) -> list[tuple[float, float]]:
-        seconds = []
-        for _ in range(iterations):
-            with timed_fits() as fits:
-                whole = self._iteration()
-            seconds.append((whole, sum(fits)))
-        return seconds
+        return [self._iteration() for _ in range(iterations)]
 
     def _iteration(self) -> float:
         start = time.perf_counter()

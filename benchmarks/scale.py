@@ -15,6 +15,7 @@ import pickle
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,7 +221,7 @@ def _results(timings: dict[int, Timing]) -> list[Result]:
             ratio=timing.added_ms / 1e3 / whole,
             goal=GOAL if ranks == GOAL_RANKS else None,
             better="lower",
-            unit="ms added",
+            unit="ms added (ratio: share of the sleep)",
             low=min(timing.seconds) / whole - 1,
             high=max(timing.seconds) / whole - 1,
             note=f"controller {1e3 * timing.driver_s:.1f} ms of a core per iteration; "
@@ -228,24 +229,33 @@ def _results(timings: dict[int, Timing]) -> list[Result]:
         )
         for ranks, timing in timings.items()
     ]
-    few, many = FEW_RANKS, max(timings)
-    added = timings[GOAL_RANKS].added_ms, timings[few].added_ms
-    results.append(_growth("added", *added, few, GOAL_RANKS, "ms added"))
-    driver = 1e3 * timings[many].driver_s, 1e3 * timings[few].driver_s
-    results.append(_growth("controller", *driver, few, many, "ms of a core"))
+    added = {ranks: timing.added_ms for ranks, timing in timings.items()}
+    driver = {ranks: 1e3 * timing.driver_s for ranks, timing in timings.items()}
+    results.append(_growth("added", added, GOAL_RANKS, "ms added"))
+    results.append(_growth("controller", driver, max(timings), "ms of a core"))
     return results
 
 
-def _growth(what: str, large: float, small: float, few: int, many: int, unit: str) -> Result:
-    """Exponent of a growth; what rounds to no growth counts as none."""
-    exponent = math.log(max(large, small, 0.1) / max(small, 0.1), many / few)
+def _growth(what: str, by_ranks: Mapping[int, float], many: int, unit: str) -> Result:
+    """Exponent of the growth from ``FEW_RANKS`` to ``many``, and step by step in the note."""
+    large, small = by_ranks[many], by_ranks[FEW_RANKS]
+    ranks = sorted(by_ranks)
+    steps = (
+        f"{a} to {b} {_exponent(by_ranks[a], by_ranks[b], b / a):.2f}"
+        for a, b in zip(ranks, ranks[1:])
+    )
     return Result(
         name=f"scale/growth/{what}",
         ours=large,
         peer=small,
-        ratio=exponent,
+        ratio=max(0.0, _exponent(small, large, many / FEW_RANKS)),
         goal=1.0,
         better="lower",
-        unit=unit,
-        note=f"exponent between {few} and {many} ranks: 1 is linear",
+        unit=f"{unit} (ratio: exponent)",
+        note=f"exponent between {FEW_RANKS} and {many} ranks: 1 is linear; {', '.join(steps)}",
     )
+
+
+def _exponent(small: float, large: float, factor: float) -> float:
+    """Of a growth from ``small`` to ``large`` ms; less than 0.1 ms is not told apart."""
+    return math.log(max(large, 0.1) / max(small, 0.1), factor)

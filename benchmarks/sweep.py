@@ -78,7 +78,7 @@ def _result(name: str, together: list[float], alone: list[float], note: str) -> 
         ratio=statistics.median(ratios),
         goal=GOAL,
         better="lower",
-        unit="s",
+        unit="s (ratio: median of the rounds')",
         low=min(ratios),
         high=max(ratios),
         note=note,

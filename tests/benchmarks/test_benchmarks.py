@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from assigners.boxes import pairwise_giou, pairwise_iou
 from benchmarks import assignment, dense, evaluation, harness, iteration, long_run, scale
 from benchmarks.cores import CoreUse
 from benchmarks.harness import Pair, Result, interleave, peak_bytes
@@ -130,12 +131,39 @@ def test_the_kept_results_are_of_the_promised_form() -> None:
         assert row["better"] in ("higher", "lower")
 
 
+METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
+PROCESSES = ("controller", "launcher", "feeder-0", "network-r18", "network-r34", "object-store")
+PROCESSES += ("gcs", "raylet", "gcs-over-idle", "raylet-over-idle", "notice-board", "log-monitor")
+GOALS = {
+    "assign/PAA/8-gts": (10.0, "higher"),
+    "assign/PAA/112-gts": (25.0, "higher"),
+    **{f"memory/{method}/100-gts": (5.0, "higher") for method in METHODS},
+    **{f"growth/{m}/{what}": (1.05, "lower") for m in METHODS for what in ("gts", "priors")},
+    "iteration/colad-vs-in-process": (1.6, "higher"),
+    "iteration/lad-vs-mmdet": (1.2, "higher"),
+    "iteration/colad-over-apart": (1.03, "lower"),
+    **{f"exchange/coco/{method}": (7.0, "lower") for method in METHODS},
+    **{f"long-run/{process}": (1.03, "lower") for process in PROCESSES},
+    "scale/32-ranks": (0.05, "lower"),
+    "scale/growth/added": (1.0, "lower"),
+    "scale/growth/controller": (1.0, "lower"),
+}
+
+
+def test_the_kept_results_have_every_goal() -> None:
+    rows = {row["name"]: row for row in json.loads((harness.RESULTS / "latest.json").read_text())}
+    assert {name: (rows[name]["goal"], rows[name]["better"]) for name in GOALS} == GOALS
+    unnamed = [row["name"] for row in rows.values() if row["goal"] and row["name"] not in GOALS]
+    assert all(name.startswith(("long-run/", "sweep ")) for name in unnamed)
+
+
 # -- parts without Ray --------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("count", [1, 8, 60])
 @pytest.mark.parametrize("method", sorted(assignment.DENSE))
-def test_the_dense_forms_weigh_as_ours(method: str) -> None:
-    scene = assignment.Scene.make(8, anchors=False, size=(160, 160))
+def test_the_dense_forms_weigh_as_ours(method: str, count: int) -> None:
+    scene = assignment.Scene.make(count, anchors=False, size=(160, 160))
     assignment.check_equal(method, scene)
     assigned = assignment.assign_whole(assignment.build_assigner({"type": method}), scene)[1]
     assert float(assigned.pos_weight.sum()) > 0
@@ -148,6 +176,36 @@ def test_a_wrong_dense_form_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(assignment.DENSE, "DW", wrong)
     with pytest.raises(AssertionError, match="DW: .* differ"):
         assignment.check_equal("DW", assignment.Scene.make(8, anchors=False, size=(160, 160)))
+
+
+@pytest.mark.parametrize("count", [1, 8, 60])
+def test_the_dense_matching_finds_our_candidates(count: int) -> None:
+    scene = assignment.Scene.make(count, anchors=True, size=(160, 160))
+    ours = assignment.PAAAssigner().candidates(scene.priors, scene.gts)
+    peer = dense.paa(scene.predictions, scene.priors, scene.gts)
+    assert len(ours) > count
+    assert assignment.same_candidates(ours, peer)
+
+
+def test_another_dense_matching_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = dense.paa
+
+    def wrong(*scene: Any) -> Any:
+        found = find(*scene)
+        return replace(found, gt=(found.gt + 1) % 8)
+
+    monkeypatch.setattr(dense, "paa", wrong)
+    with pytest.raises(AssertionError, match="PAA, 8 GTs: .* other candidates"):
+        assignment.paa_against_dense((8,), rounds=1)
+
+
+def test_dense_overlaps_are_those_of_pairs() -> None:
+    boxes = torch.tensor([[0.0, 0, 4, 4], [10, 10, 12, 12], [3, 3, 3, 3]])
+    gts = torch.tensor([[2.0, 0, 6, 4], [0, 0, 4, 4]])
+    iou, union = dense.overlaps(boxes, gts)
+    giou = dense.generalised(iou, union, boxes, gts)
+    torch.testing.assert_close(iou, pairwise_iou(boxes, gts))
+    torch.testing.assert_close(giou, pairwise_giou(boxes, gts))
 
 
 @pytest.mark.filterwarnings("ignore")  # of mmdet and of scikit-learn's fits
@@ -214,11 +272,29 @@ def test_scale_judges_ranks_and_growth() -> None:
     def timing(added: float, driver: float) -> scale.Timing:
         return scale.Timing(seconds=[sum(scale.PHASES) + added], driver_s=driver, busy=0.1)
 
-    timings = {1: timing(0.005, 0.01), 8: timing(0.005, 0.02), 32: timing(0.01, 0.04)}
+    timings = {1: timing(0.005, 0.01), 8: timing(0.005, 0.02), 16: timing(0.004, 0.02)}
+    timings[32] = timing(0.01, 0.04)
     lines = {line.name: line for line in scale._results(timings)}
     assert lines["scale/32-ranks"].goal == 0.05 and lines["scale/32-ranks"].reached
     assert lines["scale/growth/added"].ratio == pytest.approx(0.5)
     assert lines["scale/growth/controller"].ratio == pytest.approx(0.5)
+    steps = "1 to 8 0.00, 8 to 16 -0.32, 16 to 32 1.32"
+    assert lines["scale/growth/added"].note.endswith(
+        f"between 8 and 32 ranks: 1 is linear; {steps}"
+    )
+    assert lines["scale/growth/controller"].note.endswith("8 to 16 0.00, 16 to 32 1.00")
+
+
+def test_the_long_run_is_launched_from_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(long_run, "measure", process_as_line)
+    (line,) = long_run.run(quick=True)
+    assert line.note == "True" and line.ours != os.getpid()
+
+
+def process_as_line(quick: bool) -> list[Result]:
+    return [result(ours=float(os.getpid()), note=str(quick))]
 
 
 def test_iterations_are_timed_in_blocks_in_turns() -> None:
@@ -232,16 +308,47 @@ def test_iterations_are_timed_in_blocks_in_turns() -> None:
         return run
 
     names = ("colad", "apart", "in-process", "in-process, our fit", "lad")
-    names += ("mmdet LAD", "mmdet LAD, no fit", "student alone")
+    names += ("mmdet LAD", "mmdet LAD, our fit", "student alone")
     runners = {name: runner(name, 0.1 * (i + 1)) for i, name in enumerate(names)}
     medians = iteration.in_turns(runners, 2 * iteration.BLOCK)
-    assert order == 3 * list(names)  # the first block warms up
+    assert order == 2 * list(names)
     assert all(len(values) == 2 for values in medians.values())
-    lines = {line.name: line for line in iteration._results(medians, 32.0, "cores")}
+    medians["apart, mean"] = [0.125, 0.125]
+    notes = {"apart": "cores", "apart, mean": "parts"}
+    lines = {line.name: line for line in iteration._results(medians, 32.0, notes)}
     assert lines["iteration/colad-over-apart"].ratio == pytest.approx(0.5)
+    assert lines["iteration/colad-over-apart-mean"].ratio == pytest.approx(0.8)
     assert lines["iteration/colad-vs-in-process"].ratio == pytest.approx(3.0)
     goals = {name: line.goal for name, line in lines.items() if line.goal is not None}
     assert sorted(goals.values()) == [1.03, 1.2, 1.6]
+
+
+def test_what_is_added_has_its_parts() -> None:
+    def use(networks: float, wall: float) -> CoreUse:
+        found = CoreUse(lambda count: [])
+        found.used, found.wall_ms, found.iterations = {"networks": networks}, wall, 2
+        return found
+
+    blocks = [[[0.10, 0.10], [0.12, 0.12]]]  # 110 ms in the mean, 94 of them at work
+    parts = iteration.added_parts(use(400.0, 240.0), use(376.0, 240.0), blocks)
+    assert "of +10.0 ms (means) +6.0 are work of each network" in parts
+    assert parts.endswith("and +4.0 waiting")
+
+
+def test_the_slower_of_loops_at_once_counts() -> None:
+    from benchmarks.loops import Together
+
+    class Steady:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def run(self, iterations: int) -> list[float]:
+            return [self.seconds] * iterations
+
+    loops: Any = [Steady(0.1), Steady(0.2)]
+    together = Together(loops)
+    assert together.run(2) == [0.2, 0.2]
+    assert together.blocks == [[[0.1, 0.1], [0.2, 0.2]]]
 
 
 def test_core_use_counts_the_calls_processor_time() -> None:
@@ -294,12 +401,30 @@ def test_the_peers_of_the_iteration_train(tmp_path: Path) -> None:
     config, data = small_data(tmp_path)
     batches = make_batches(config, data)[:2]
     colad = InProcessCoLAD(config, data, batches, loop_fit=True)
-    loop = [type(network.network.assigner) for network in colad.networks]
-    assert loop == [LoopMixturePAA, LoopMixturePAA]
+    assigners = [type(network.network.assigner) for network in colad.networks]
+    assert assigners == [LoopMixturePAA, LoopMixturePAA]
     assert len(colad.run(2)) == 2
     frozen = replace(config.networks["r34"], learner=False, checkpoint="not read here")
     lad = replace(config, networks={"r18": config.networks["r18"], "r34": frozen})
     student, teacher = (resolve_model(n, lad.networks[n], 4) for n in ("r18", "r34"))
-    peer = MMDetLAD(lad, student, teacher, batches)
-    assert len(peer.run(2)) == 2
-    assert 0 < peer.run_without_fit(1)[0]
+    loop, batched = (
+        MMDetLAD(lad, student, teacher, batches, loop_fit=loop_fit) for loop_fit in (True, False)
+    )
+    batched.detector.teacher_model.load_state_dict(loop.detector.teacher_model.state_dict())
+    found, ours = (labels_of(peer) for peer in (loop, batched))
+    assert ours[-1] == int((ours[0] < 4).sum()) > 0
+    assert torch.equal(found[0], ours[0])
+    for theirs, mine in zip(found[4:], ours[4:]):  # positives, their anchors and number
+        assert torch.equal(torch.as_tensor(theirs), torch.as_tensor(mine))
+    assert len(loop.run(2)) == len(batched.run(2)) == 2
+
+
+@torch.no_grad()
+def labels_of(peer: Any) -> tuple[Any, ...]:
+    """What the teacher of mmdet's detector says of the first batch."""
+    images, samples = peer.inputs[0]
+    head = peer.detector.teacher_model.bbox_head
+    outs = head(peer.detector.extract_teacher_feat(images))
+    gts, metas = zip(*((sample.gt_instances, sample.metainfo) for sample in samples))
+    found: tuple[Any, ...] = head.get_label_assignment(*outs, list(gts), list(metas))
+    return found

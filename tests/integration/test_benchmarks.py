@@ -20,8 +20,12 @@ def test_the_exchange_has_a_line_of_costs_and_one_of_soft_labels(ray_session: An
     actor = ray_session.remote(exchange.Side).options(num_cpus=0)
     sides = {name: actor.remote(name, 1) for name in exchange.NAMES}
     lines = exchange._method(sides, "PAA", exchange.SIZES[0], rounds=1)
-    assert [line.name for line in lines] == ["exchange/tiny/PAA", "exchange/soft-labels/tiny/PAA"]
-    assert "of 110 ms" in lines[0].note
+    kinds = ("", "with-decision/", "decision-fisher/", "soft-labels/")
+    assert [line.name for line in lines] == [f"exchange/{kind}tiny/PAA" for kind in kinds]
+    costs, decided, fisher, _ = lines
+    assert "of 110 ms" in costs.note
+    assert decided.ours > costs.ours and decided.peer == costs.peer
+    assert fisher.peer is not None and fisher.ratio == fisher.ours > fisher.peer
     assert all(line.ours > 0 for line in lines)
 
 
@@ -36,7 +40,7 @@ def test_sleeping_ranks_go_through_the_trainer(ray_session: Any, tmp_path: Path)
 def test_loops_on_one_feed_are_timed(
     ray_session: Any, small_overrides: Sequence[str], tmp_path: Path
 ) -> None:
-    from benchmarks.loops import Feed, Loop, run_together
+    from benchmarks.loops import Feed, Loop, Together
     from orchestrator.config import SwitchConfig
     from orchestrator.config_file import load_config
     from orchestrator.datasets import prepare_data
@@ -46,10 +50,11 @@ def test_loops_on_one_feed_are_timed(
     networks, switch = {"r18": config.networks["r18"]}, SwitchConfig(criterion="self")
     solo = replace(config, networks=networks, switch=switch)
     shared = Feed(solo, data, readers=2)
-    loops = [Loop(solo, data, shared) for _ in range(2)]
+    together = Together([Loop(solo, data, shared) for _ in range(2)])
     start = time.perf_counter()
-    seconds = run_together(loops, 3)
-    assert len(seconds) == 3
+    seconds = together.run(3)
+    assert seconds in together.blocks[0]
+    assert [len(loop) for loop in together.blocks[0]] == [3, 3]
     assert 0 < sum(seconds) <= time.perf_counter() - start
     assert not shared._kept
 

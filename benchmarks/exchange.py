@@ -29,6 +29,8 @@ GOAL_MS = 7.0
 METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
 NAMES = ("a", "b")
 BATCH = "0.0.0"
+FISHER_ROUNDS = 5
+"""Few: each may take a second."""
 ADDED = "ms (ratio: ms added, median of the rounds')"
 
 
@@ -168,72 +170,66 @@ def _round(sides: dict[str, Any], send: bool, soft: bool, criterion: str) -> Rou
 
 @dataclass(frozen=True)
 class Rounds:
-    """Rounds of one method in turns."""
+    """Exchanges in turns with the same calls without tables."""
 
+    sent: list[Round]
     idle: list[Round]
-    """The same calls without tables."""
-    costs: list[Round]
-    """Decided by std_mean."""
-    other: list[Round]
-    """Decided by fisher, or with soft labels."""
 
     @classmethod
-    def take(cls, sides: dict[str, Any], count: int, other: tuple[bool, str]) -> Rounds:
-        """``count`` of each kind after two of warm-up; ``other``: soft labels, and criterion."""
-        kinds = ((False, False, "std_mean"), (True, False, "std_mean"), (True, *other))
+    def take(
+        cls, sides: dict[str, Any], count: int, *, soft: bool = False, criterion: str = "std_mean"
+    ) -> Rounds:
+        """``count`` of each after two of warm-up."""
+        kinds = ((True, soft, criterion), (False, False, criterion))
         rounds = [[_round(sides, *kind) for kind in kinds] for _ in range(count + 2)]
-        idle, costs, others = (list(kind) for kind in zip(*rounds[2:]))
-        return cls(idle, costs, others)
+        sent, idle = (list(kind) for kind in zip(*rounds[2:]))
+        return cls(sent, idle)
+
+    @property
+    def decision(self) -> float:
+        """Milliseconds of the decision, median."""
+        return statistics.median(end.decision for end in self.sent)
 
 
 def _method(sides: dict[str, Any], method: str, size: Size, rounds: int) -> list[Result]:
     import ray
 
     rows = ray.get([side.prepare.remote(method, size) for side in sides.values()])[0]
-    taken = Rounds.take(sides, rounds, (False, "fisher"))
-    name, idle = f"{size.name}/{method}", [end.path for end in taken.idle]
+    name, costs = f"{size.name}/{method}", Rounds.take(sides, rounds)
+    fisher = Rounds.take(sides, min(rounds, FISHER_ROUNDS), criterion="fisher")
+    decided = _added(f"exchange/with-decision/{name}", costs, decided=True)
     lines = [
-        _exchange(f"exchange/{name}", taken.costs, idle, size, rows, size.goal),
-        _with_decision(f"exchange/with-decision/{name}", taken.costs, idle),
-        _fisher(f"exchange/decision-fisher/{name}", taken, idle),
+        _exchange(f"exchange/{name}", costs, size, rows, size.goal),
+        replace(decided, note="to the decision by std_mean"),
+        _fisher(f"exchange/decision-fisher/{name}", fisher, costs),
     ]
     if method == "PAA":
-        soft = Rounds.take(sides, rounds, (True, "std_mean"))
-        idle = [end.path for end in soft.idle]
-        lines.append(_exchange(f"exchange/soft-labels/{name}", soft.other, idle, size, rows, None))
+        soft = Rounds.take(sides, rounds, soft=True)
+        lines.append(_exchange(f"exchange/soft-labels/{name}", soft, size, rows, None))
     return lines
 
 
-def _exchange(
-    name: str, sent: list[Round], idle: list[float], size: Size, rows: int, goal: float | None
-) -> Result:
+def _exchange(name: str, taken: Rounds, size: Size, rows: int, goal: float | None) -> Result:
     """What the exchange adds up to "the others' costs are read"."""
-    line = _added(name, [end.path for end in sent], idle)
-    decision = statistics.median(end.decision for end in sent)
+    line = _added(name, taken)
     return replace(
         line,
         goal=goal,
-        note=f"{rows} pairs, {sent[0].bytes / 1e6:.2f} MB per network and iteration, "
+        note=f"{rows} pairs, {taken.sent[0].bytes / 1e6:.2f} MB per network and iteration, "
         f"{line.ratio / size.iteration_ms:.1%} of {size.iteration_ms:g} ms; "
-        f"the decision takes {decision:.1f} ms",
+        f"the decision takes {taken.decision:.1f} ms",
     )
 
 
-def _with_decision(name: str, sent: list[Round], idle: list[float]) -> Result:
-    """What the exchange and the decision add together."""
-    line = _added(name, [end.decided for end in sent], idle)
-    return replace(line, note="to the decision by std_mean")
-
-
-def _fisher(name: str, taken: Rounds, idle: list[float]) -> Result:
+def _fisher(name: str, taken: Rounds, costs: Rounds) -> Result:
     """The decision by Fisher's ratio and, as peer, the one by std_mean."""
-    decisions = [end.decision for end in taken.other]
-    added = _added(name, [end.decided for end in taken.other], idle).ratio
+    decisions = [end.decision for end in taken.sent]
+    added = _added(name, taken, decided=True).ratio
     return Result(
         name=name,
-        ours=statistics.median(decisions),
-        peer=statistics.median(end.decision for end in taken.costs),
-        ratio=statistics.median(decisions),
+        ours=taken.decision,
+        peer=costs.decision,
+        ratio=taken.decision,
         goal=None,
         better="lower",
         unit="ms (ratio: ours)",
@@ -243,8 +239,10 @@ def _fisher(name: str, taken: Rounds, idle: list[float]) -> Result:
     )
 
 
-def _added(name: str, ours: list[float], idle: list[float]) -> Result:
-    """Milliseconds beyond the same calls without tables, round by round."""
+def _added(name: str, taken: Rounds, decided: bool = False) -> Result:
+    """Milliseconds beyond the calls without tables, to "read" or to the decision."""
+    ours = [end.decided if decided else end.path for end in taken.sent]
+    idle = [end.path for end in taken.idle]
     added = [mine - alone for mine, alone in zip(ours, idle)]
     return Result(
         name=name,

@@ -83,6 +83,7 @@ CASES = [
     _file("syntax error", "networks = dict(\n", "SyntaxError"),
     _file("binary", bytes(range(256)), "mine.py"),
     _file("raises", "raise RuntimeError('boom')\n", "boom"),
+    _file("leaves Python", "raise SystemExit(0)\n", "SystemExit"),
     _file("reads what is not there", "x = open('no_such_file').read()\n", "no_such_file"),
     _file("networks emptied", SOUND + "networks = dict(_delete_=True)\n", "networks"),
     _file("missing base", "_base_ = ['./gone.py']\n"),

@@ -7,11 +7,12 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from orchestrator.checkpoints import find_checkpoints
-from tests.corpus.base import PAA, SEED, Base, Case, check, cut, flip_bit
+from tests.corpus.base import PAA, SEED, Base, Case, check, copy_data, cut, edit_json, flip_bit
 
 Spoil = Callable[[Path], None]
 
@@ -65,6 +66,54 @@ def _text(name: str, content: str) -> Spoil:
     return lambda run: (run / name).write_text(content) and None
 
 
+def _split(**fields: str) -> Spoil:
+    """What the run notes of its validation data says something else; RUN is its folder."""
+
+    def change(run: Path) -> None:
+        def edit(content: Any) -> None:
+            content["val"].update(
+                {key: value.replace("RUN", str(run)) for key, value in fields.items()}
+            )
+
+        edit_json(run / "data.json", edit)
+
+    return change
+
+
+def _annotations(content: str) -> Spoil:
+    def change(run: Path) -> None:
+        (run / "mine.json").write_text(content)
+        _split(annotations="RUN/mine.json")(run)
+
+    return change
+
+
+def _own_data(name: str, spoil: Spoil, *says: str) -> Case:
+    """Exported weights whose data is a copy, spoilt."""
+
+    def make(base: Base, folder: Path) -> list[str]:
+        data = copy_data(base, folder)
+        weights = Path(shutil.copytree(base.weights, folder / "weights"))
+        config = weights / "config.py"
+        config.write_text(config.read_text().replace(str(base.data), str(data)))
+        spoil(data)
+        return ["eval", str(weights / "weights.pth")]
+
+    return Case(f"weights: {name}", make, says)
+
+
+def _beside(name: str, text: str | bytes, *says: str) -> Case:
+    """Exported weights with another config.py."""
+    content = text.encode() if isinstance(text, str) else text
+    spoil: Spoil = lambda p: (p.parent / "config.py").write_bytes(content) and None  # noqa: E731
+    return _weights(f"config {name}", spoil, "config.py", *says)
+
+
+def _dataset(**fields: object) -> str:
+    sound = dict(data_prefix=dict(img="x"), ann_file="gone.json", pipeline=[])
+    return f"test_dataloader = dict(dataset={sound | fields!r})\n"
+
+
 def _log_part(run: Path) -> None:
     for part in (run / "iterations.parquet").glob("part-*"):
         cut(part, 0.5)
@@ -80,6 +129,10 @@ def _fuzzed(number: int) -> Case:
     spoil: Spoil = (lambda p: flip_bit(p, share)) if flips else (lambda p: cut(p, share))
     what = f"fuzz {number}: all {'flipped' if flips else 'cut'} at {share:.2f}"
     return _run(what, _all(spoil), ["eval", "RUN"], "r18-rank0.pt", "damaged")
+
+
+def _image(data: Path) -> Path:
+    return min((data / "images").glob("val*"))
 
 
 EVAL, REPORT = ["eval", "RUN"], ["report", "RUN"]
@@ -125,6 +178,27 @@ CASES = [
         "config.py",
         "test_dataloader",
     ),
+    _run("annotations moved", _split(annotations="/nowhere/val.json"), EVAL, "/nowhere/val.json"),
+    _run("images moved", _split(images="/nowhere"), EVAL, "/nowhere", "data.images"),
+    _run("annotations emptied", _annotations("[]"), EVAL, "mine.json", "a list"),
+    _run("annotations cut", _annotations("{"), EVAL, "mine.json", "not JSON"),
+    _run("annotations of nothing", _annotations("{}"), EVAL, "mine.json", "'images'"),
+    _run("scales of 100000", lambda r: None, [*EVAL, "--scales", "100000x100000"], "10000 pixels"),
+    _own_data("annotations gone", lambda d: (d / "val.json").unlink(), "val.json", "config.py"),
+    _own_data("an image gone", lambda d: _image(d).unlink(), "val.json", "1 of 2 image files"),
+    _own_data("an image cut", lambda d: cut(_image(d), 0.5), "val.json", "cannot be read"),
+    _beside("with an unknown name", "model = foo\n", "NameError", "foo"),
+    _beside("that raises", "raise ValueError('boom')\n", "boom"),
+    _beside("that leaves Python", "import sys\nsys.exit(0)\n", "SystemExit"),
+    _beside("based on itself", "_base_ = './config.py'\n", "leads back to itself"),
+    _beside("based on a number", "_base_ = 3\n"),
+    _beside("not UTF-8", b"# \xff\nx = 1\n"),
+    _beside("of an empty dataset", "test_dataloader = dict(dataset=dict())\n", "data_prefix"),
+    _beside("of a dataset 3", "test_dataloader = dict(dataset=3)\n", "dataset = 3"),
+    _beside("img 5", _dataset(data_prefix=dict(img=5)), "data_prefix: img = 5"),
+    _beside("ann_file 3", _dataset(ann_file=3), "ann_file = 3"),
+    _beside("pipeline 3", _dataset(pipeline=3), "pipeline = 3"),
+    _beside("pipeline [3]", _dataset(pipeline=[3]), "pipeline[0] = 3"),
     _starting("cut", "checkpoint", lambda p: cut(p, 0.4)),
     _starting("no weights in it", "checkpoint", _save({"state_dict": {"a": "b"}}), "'a'"),
     _starting("of another network", "checkpoint", _save({"a": torch.zeros(2)}), "networks.r18"),

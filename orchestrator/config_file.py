@@ -80,16 +80,17 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 continue
         names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
         raise ConfigError(f"{path} = {value!r}: expected {names}")
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} = {value!r}: expected a dict")
         return {key: _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{path} = {value!r}: expected a {origin.__name__}")
-        if origin is tuple and len(value) != len(args):
+        fixed = origin is tuple and args[-1] is not Ellipsis
+        if fixed and len(value) != len(args):
             raise ConfigError(f"{path} = {value!r}: expected {len(args)} values")
-        inner = args if origin is tuple else [args[0]] * len(value)
+        inner = args if fixed else [args[0]] * len(value)
         return origin(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value)))
     return _convert_scalar(hint, value, path)
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from orchestrator.building import register_mmdet
 from orchestrator.config import DataConfig
+from orchestrator.config_file import from_mapping
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.json_files import damaged_as, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -195,14 +197,5 @@ def load_prepared(path: Path) -> PreparedData:
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return PreparedData(
-            train=Split(**plain["train"]),
-            val=Split(**plain["val"]),
-            classes=tuple(map(str, plain["classes"])),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: damaged, not what a run has written ({type(error).__name__}: {error})"
-        ) from error
+    with damaged_as(DataError, path, "not what a run has written; bring it back from a copy"):
+        return from_mapping(PreparedData, read_object(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import random
 import shutil
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from orchestrator.checkpoints import find_checkpoints
@@ -114,9 +117,60 @@ def _dataset(**fields: object) -> str:
     return f"test_dataloader = dict(dataset={sound | fields!r})\n"
 
 
+def _numbers(run: Path) -> None:
+    edit_json(run / "data.json", lambda content: content["val"].update(annotations=5))
+
+
 def _log_part(run: Path) -> None:
     for part in (run / "iterations.parquet").glob("part-*"):
         cut(part, 0.5)
+
+
+def _states(name: str, **fields: object) -> Case:
+    """Every state.json says something else."""
+
+    def change(run: Path) -> None:
+        for folder in find_checkpoints(run):
+            edit_json(folder / "state.json", lambda state: state.update(fields))
+
+    return _run(f"state with {name}", change, EVAL, "state.json", "no intact checkpoint")
+
+
+def _deep_states(run: Path) -> None:
+    for folder in find_checkpoints(run):
+        (folder / "state.json").write_text(DEEP)
+
+
+def _log(log: str, **columns: list[Any]) -> Case:
+    """A log of a run with other columns."""
+
+    def change(run: Path) -> None:
+        folder = run / f"{log}.parquet"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        pq.write_table(pa.table(columns), folder / "part-000000001-000000.parquet")
+
+    what = ", ".join(f"{name} {values}" for name, values in columns.items())
+    return _run(f"log {log} of {what}", change, REPORT, f"{log}.parquet", "column")
+
+
+def _other_detections(run: Path) -> None:
+    for path in (run / "detections").glob("*.parquet"):
+        pq.write_table(pa.table({"a": [1]}), path)
+
+
+def _sweep(name: str, content: str, *says: str) -> Case:
+    return _run(f"a sweep of {name}", _text("sweep.json", content), REPORT, "sweep.json", *says)
+
+
+def _trial(**fields: object) -> str:
+    trial = dict(id="0000-abc", params={}, seed=0, rows=[]) | fields
+    return json.dumps(dict(space="x", title="t", trials=[trial]))
+
+
+def _progress(**fields: object) -> Spoil:
+    content = dict(time=1, outcome="failed", error="", progress=fields)
+    return _text("progress.json", json.dumps(content))
 
 
 def _save(content: object) -> Spoil:
@@ -135,6 +189,7 @@ def _image(data: Path) -> Path:
     return min((data / "images").glob("val*"))
 
 
+DEEP = "[" * 100_000
 EVAL, REPORT = ["eval", "RUN"], ["report", "RUN"]
 EXPORT = ["export", "RUN", "OUT", "--network", "r18"]
 
@@ -178,6 +233,42 @@ CASES = [
         "config.py",
         "test_dataloader",
     ),
+    _run("deep states", _deep_states, EVAL, "state.json", "RecursionError"),
+    _states("an infinite iteration", iteration=float("inf")),
+    _states("a huge iteration", iteration=10**300),
+    _states("an infinite part", files={"r18-rank0.pt": {"size": float("inf"), "sha256": "x"}}),
+    _run("deep data.json", _text("data.json", DEEP), EVAL, "data.json"),
+    _run("data.json of numbers", _numbers, EVAL, "data.json", "annotations = 5"),
+    _run("deep environment", _text("environment.json", DEEP), REPORT, "environment.json"),
+    _run(
+        "environment with a list of versions",
+        _text("environment.json", '{"versions": [1]}'),
+        REPORT,
+        "environment.json",
+        "versions",
+    ),
+    _run("deep progress", _text("progress.json", DEEP), ["watch", "RUN"], "progress.json"),
+    _run(
+        "progress of words",
+        _progress(iteration="x"),
+        ["watch", "RUN"],
+        "progress.json",
+        "progress.iteration = 'x'",
+    ),
+    _sweep("nothing", "{}", "space"),
+    _sweep("depth", DEEP),
+    _sweep("a trial 3", '{"space": "x", "title": "t", "trials": [3]}'),
+    _sweep("trials elsewhere", _trial(id="../../../../etc"), "../../../../etc", "no name of a"),
+    _sweep("seeds of words", _trial(seed="x"), "seed"),
+    _log("iterations", a=[1]),
+    _log("iterations", iteration=[1]),
+    _log("iterations", iteration=["<b>"], network=["r18"]),
+    _log("evaluations", a=[1]),
+    _log("evaluations", iteration=[1], network=["r18"]),
+    _log("assignments", a=[1]),
+    _log("assignments", iteration=["x"]),
+    _log("changes", iteration=[1]),
+    _run("other detections", _other_detections, REPORT, "r18.parquet", "'image_id'"),
     _run("annotations moved", _split(annotations="/nowhere/val.json"), EVAL, "/nowhere/val.json"),
     _run("images moved", _split(images="/nowhere"), EVAL, "/nowhere", "data.images"),
     _run("annotations emptied", _annotations("[]"), EVAL, "mine.json", "a list"),

@@ -26,6 +26,10 @@ EVALUATION_BACKENDS = ("pycocotools", "faster")
 BEST_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_1", "AR_10", "AR_100")
 
 
+_INFINITE = 1 << 31
+"""Counts and amounts from here on are slips of the hand."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -40,8 +44,8 @@ def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 def _positive(**fields: float | None) -> None:
     for name, value in fields.items():
         _require(
-            value is None or value > 0,
-            f"{name.replace('__', '.')} = {value!r}: must be greater than 0",
+            value is None or 0 < value < _INFINITE,
+            f"{name.replace('__', '.')} = {value!r}: must be greater than 0, and finite",
         )
 
 
@@ -460,7 +464,7 @@ class RunConfig:
         learners = [name for name, network in self.networks.items() if network.learner]
         _require(bool(learners), "networks: none of them is a learner; set learner=True for one")
         _positive(lookahead=self.lookahead)
-        _require(self.seed >= 0, f"seed = {self.seed}: must not be negative")
+        _require(0 <= self.seed < 1 << 128, f"seed = {self.seed}: must lie in 0 .. 2^128")
         _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
         self._check_switch(learners)
         self._check_soft_labels()

@@ -354,7 +354,7 @@ def _check_columns(table: pa.Table, needed: Sequence[str]) -> None:
         raise ValueError(f"it has no column {lacking[0]!r}")
     for column in table.schema:
         if column.name in _TEXTS:
-            wanted, fits = "text", pa.types.is_string(column.type)
+            wanted, fits = "text", _is_text(column.type)
         elif column.name in _WHOLE:
             wanted, fits = "whole numbers", pa.types.is_integer(column.type)
         elif _NUMBERS.fullmatch(column.name):
@@ -366,6 +366,10 @@ def _check_columns(table: pa.Table, needed: Sequence[str]) -> None:
             raise ValueError(f"column {column.name!r} holds {column.type}, expected {wanted}")
     if "iteration" in needed and table["iteration"].null_count:
         raise ValueError("column 'iteration' has gaps")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def write_detections(run_dir: Path, network: str, detections: Detections, iteration: int) -> Path:

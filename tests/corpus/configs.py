@@ -23,6 +23,7 @@ def _file(name: str, text: str | bytes, *says: str) -> Case:
     return Case(f"file: {name}", make, ("mine.py", *says))
 
 
+LONG = "a" * 300
 SOUND = f"_base_ = [{str(PAA)!r}]\n"
 
 CASES = [
@@ -75,6 +76,24 @@ CASES = [
     _setting("feed.placement=moon", "feed.placement"),
     _setting("seed=-1", "seed"),
     _setting("lookahead=0", "lookahead"),
+    _setting("train.batch_size=99999999999999999999", "train.batch_size", "finite"),
+    _setting("train.clip_grad=1e400", "train.clip_grad", "finite"),
+    _setting("seed=" + "9" * 5000, "seed"),
+    _setting("seed=" + "9" * 100, "seed", "2^128"),
+    _setting("checkpoint.upload=s3://[::1", "checkpoint.upload", "IPv6"),
+    _setting(f"data.root={LONG}", LONG[:40], "too long"),
+    _setting(f"data.images={LONG}", LONG[:40], "too long"),
+    _setting("custom_imports=['']", "custom_imports", "''"),
+    _setting("custom_imports=['../x']", "custom_imports", "'../x'"),
+    _setting(f"networks.r18.checkpoint={LONG}", "networks.<name>.checkpoint", "too long"),
+    _setting(f"networks.r18.pretrained={LONG}", "networks.r18.pretrained", "no such file"),
+    _setting("networks.r18.checkpoint=~nobody-here/x", "~nobody-here/x", "checkpoint"),
+    _setting("networks.r18.model.data_preprocessor=3", "networks.r18.model.data_preprocessor = 3"),
+    _setting("networks.r18.model.init_cfg=3", "networks.r18.model", "init_cfg"),
+    _setting(
+        "networks.r18.model.bbox_head.anchor_generator.strides=[0,0,0,0,0]",
+        "networks.r18.model.bbox_head.anchor_generator",
+    ),
     _setting("custom_imports=[no_such_module]", "custom_imports", "no_such_module"),
     _setting("soft_labels={}", "soft_labels", "self"),
     _setting("no_equals_sign", "no_equals_sign"),

@@ -177,6 +177,28 @@ def _save(content: object) -> Spoil:
     return lambda path: torch.save(content, path)
 
 
+def _state(change: Callable[[dict[Any, Any]], dict[Any, Any]]) -> Spoil:
+    """The weights, changed."""
+
+    def spoil(path: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        torch.save({**content, "state_dict": change(content["state_dict"])}, path)
+
+    return spoil
+
+
+def _every(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Any], dict[Any, Any]]:
+    return lambda state: {key: change(value) for key, value in state.items()}
+
+
+ODD: list[tuple[str, Callable[[torch.Tensor], torch.Tensor], str]] = [
+    ("complex", lambda v: v.to(torch.complex64), "complex"),
+    ("sparse", lambda v: v.to_sparse(), "sparse"),
+    ("without values", lambda v: v.to("meta"), "meta"),
+    ("not numbers", lambda v: v * float("nan"), "NaN"),
+]
+
+
 def _fuzzed(number: int) -> Case:
     chance = random.Random(SEED + number)
     share, flips = chance.uniform(0.02, 0.98), chance.random() < 0.5
@@ -294,6 +316,18 @@ CASES = [
     _starting("no weights in it", "checkpoint", _save({"state_dict": {"a": "b"}}), "'a'"),
     _starting("of another network", "checkpoint", _save({"a": torch.zeros(2)}), "networks.r18"),
     _starting("gone", "checkpoint", Path.unlink, "exist"),
+    _weights("numbered keys", _state(lambda s: {1: torch.zeros(2)}), "weights.pth", "got 1"),
+    _weights("a numbered key", _state(lambda s: {**s, 1: torch.zeros(2)}), "weights.pth", "got 1"),
+    *(
+        _weights(what, _state(_every(change)), "weights.pth", "'backbone.conv1.weight'", says)
+        for what, change, says in ODD
+    ),
+    *(
+        _starting(what, field, _state(_every(change)), "conv1.weight", says)
+        for field in ("checkpoint", "pretrained")
+        for what, change, says in ODD
+    ),
+    _starting("numbered keys", "pretrained", _state(lambda s: {1: torch.zeros(2)}), "got 1"),
     _starting("cut", "pretrained", lambda p: cut(p, 0.4)),
     _starting("of another network", "pretrained", _save({"a": torch.zeros(2)}), "networks.r18"),
     *(_fuzzed(number) for number in range(300, 308)),
@@ -322,6 +356,7 @@ def _voc(name: str, xml: str, *says: str) -> Case:
     return Case(f"voc: {name}", make, ("a.xml", *says))
 
 
+LONG = "a" * 300
 BOX = "<bndbox><xmin>{}</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
 VOC = (
     "<annotation><filename>a.jpg</filename><size><width>{w}</width><height>20</height></size>"
@@ -334,6 +369,10 @@ LINES = [
     _line("assign", "DATA", "--config", "nowhere.py", says=("nowhere.py",)),
     _line("assign", "DATA", "--config", str(PAA), "--image", "no.png", says=("no.png",)),
     _line("assign", "DATA", says=("--config",)),
+    *(_line(word, LONG, says=("aaaa", "too long")) for word in ("eval", "report", "watch")),
+    _line("check", LONG, says=("aaaa", "too long")),
+    _line("train", LONG, says=("aaaa", "too long")),
+    _line("fetch", "file:///nowhere-at-all", "IMAGE", says=("broken.png is a file",)),
     _line("report", "nowhere", says=("nowhere",)),
     _line("export", "nowhere", "out", "--network", "r18", says=("nowhere",)),
     _line("eval", "nowhere", says=("nowhere",)),

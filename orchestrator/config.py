@@ -26,6 +26,7 @@ EVALUATION_BACKENDS = ("pycocotools", "faster")
 BEST_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_1", "AR_10", "AR_100")
 
 
+LARGEST_BATCH = 1 << 16
 _INFINITE = 1 << 31
 """Counts and amounts from here on are slips of the hand."""
 
@@ -259,6 +260,10 @@ class TrainConfig:
             train__batch_size=self.batch_size,
             train__accumulate=self.accumulate,
             train__clip_grad=self.clip_grad,
+        )
+        _require(
+            self.batch_size <= LARGEST_BATCH,
+            f"train.batch_size = {self.batch_size}: at most {LARGEST_BATCH}",
         )
         _one_of("train.precision", self.precision, PRECISIONS)
         _require("type" in self.optimizer, "train.optimizer needs a type, such as 'SGD'")

@@ -77,9 +77,16 @@ CASES = [
     _setting("seed=-1", "seed"),
     _setting("lookahead=0", "lookahead"),
     _setting("train.batch_size=99999999999999999999", "train.batch_size", "finite"),
+    _setting("train.batch_size=1000000", "train.batch_size", "at most 65536"),
+    _setting("networks.r18.model.test_cfg=3", "networks.r18.model.test_cfg"),
+    _setting("networks.r18.model.test_cfg.nms={'type': 'x'}", "networks.r18.model.test_cfg", "x"),
+    *(
+        _setting(f"networks.r18.model.data_preprocessor.{setting}", "data_preprocessor")
+        for setting in ("mean=[1,2]", "std=[0,0,0]", "pad_size_divisor=0")
+    ),
     _setting("train.clip_grad=1e400", "train.clip_grad", "finite"),
     _setting("seed=" + "9" * 5000, "seed"),
-    _setting("seed=" + "9" * 100, "seed", "2^128"),
+    _setting("seed=1" + "0" * 100, "seed", "2^128"),
     _setting("checkpoint.upload=s3://[::1", "checkpoint.upload", "IPv6"),
     _setting(f"data.root={LONG}", LONG[:40], "too long"),
     _setting(f"data.images={LONG}", LONG[:40], "too long"),

@@ -81,8 +81,12 @@ CASES = [
     _setting("networks.r18.model.test_cfg=3", "networks.r18.model.test_cfg"),
     _setting("networks.r18.model.test_cfg.nms={'type': 'x'}", "networks.r18.model.test_cfg", "x"),
     *(
-        _setting(f"networks.r18.model.data_preprocessor.{setting}", "data_preprocessor")
-        for setting in ("mean=[1,2]", "std=[0,0,0]", "pad_size_divisor=0")
+        _setting(f"networks.r18.model.data_preprocessor.{setting}", "networks.r18.model", says)
+        for setting, says in (
+            ("mean=[1,2]", "`mean`"),
+            ("std=[0,0,0]", "data_preprocessor: no prediction"),
+            ("pad_size_divisor=0", "data_preprocessor: no prediction"),
+        )
     ),
     _setting("train.clip_grad=1e400", "train.clip_grad", "finite"),
     _setting("seed=" + "9" * 5000, "seed"),

@@ -85,7 +85,6 @@ def read_progress(run_dir: Path) -> Report | None:
             error=str(content["error"]),
             progress=from_mapping(Progress, content["progress"], "progress"),
         )
-    raise AssertionError("unreachable")
 
 
 def watch(

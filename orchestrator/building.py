@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import io
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import nn
 
 from orchestrator.config import NetworkConfig, TrainConfig
 from orchestrator.config_file import to_plain
+from orchestrator.data.text import shown
 from orchestrator.errors import CheckpointError, ConfigError, ModelError
 
 DOWNLOAD_SCHEMES = ("torchvision://", "open-mmlab://", "openmmlab://", "http://", "https://")
@@ -28,10 +30,12 @@ def import_custom(modules: Sequence[str]) -> None:
         ConfigError: a module cannot be imported.
     """
     for module in ("models", *modules):
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise ConfigError(f"custom_imports: {shown(module)} is no name of a module")
         try:
             importlib.import_module(module)
             _quiet_mmengine()
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:
             raise ConfigError(f"custom_imports: cannot import {module!r}: {error}") from error
 
 
@@ -202,7 +206,12 @@ def build_detector(
             raise ModelError(
                 f"networks.{name}.model does not build: {type(error).__name__}: {error}"
             ) from error
-        detector.init_weights()
+        try:
+            detector.init_weights()
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"networks.{name}.model: an init_cfg does not run: {type(error).__name__}: {error}"
+            ) from error
     _load_weights(name, config, detector, backbone_weights, classes)
     return detector, model
 
@@ -236,6 +245,8 @@ def network_seed(seed: int, name: str, rank: int = 0) -> int:
 def _check_preprocessor(name: str, model: Mapping[str, Any]) -> None:
     preprocessor = model.get("data_preprocessor") or {}
     field = f"networks.{name}.model.data_preprocessor"
+    if not isinstance(preprocessor, Mapping):
+        raise ConfigError(f"{field} = {shown(preprocessor)}: expected a dict")
     if preprocessor.get("batch_augments"):
         raise ConfigError(
             f"{field}.batch_augments is set: all networks must see the same pixels, so "
@@ -285,8 +296,8 @@ def _take_pretrained(name: str, config: NetworkConfig, model: dict[str, Any]) ->
             f"networks.{name}: the backbone's weights {path!r} would need a download; nothing is "
             f"downloaded here. Set {field} to the path of that file, or to none for random weights"
         )
-    if not Path(path).is_file():
-        raise CheckpointError(f"{field} = {path!r}: no such file")
+    if not os.path.isfile(path):  # also of a name that no file system takes
+        raise CheckpointError(f"{field} = {shown(path)}: no such file")
     return path
 
 

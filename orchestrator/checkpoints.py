@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import CheckpointError
+from orchestrator.json_files import damaged_as
 
 FORMAT = "colad-checkpoint"
 FORMAT_VERSION = 1
@@ -28,6 +29,8 @@ STATE_FILE = "state.json"
 _UNFINISHED = ".unfinished"
 _PART_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _BLOCK_BYTES = 1 << 22
+_LARGEST_COUNT = 1 << 63
+ADVICE = "bring it back from a copy, or take another checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,12 +148,10 @@ def read_state(directory: Path) -> CheckpointState:
         CheckpointError: there is none, it is damaged, or a newer version wrote it.
     """
     path = Path(directory) / STATE_FILE
-    try:
+    if not path.exists():
+        raise CheckpointError(f"no checkpoint in {directory}: {STATE_FILE} is missing")
+    with damaged_as(CheckpointError, path, ADVICE):
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint in {directory}: {STATE_FILE} is missing") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(raw, dict) or raw.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not the state of a {FORMAT}")
     if raw.get("format_version") != FORMAT_VERSION:
@@ -158,22 +159,26 @@ def read_state(directory: Path) -> CheckpointState:
             f"{path}: format version {raw.get('format_version')!r}, this program reads "
             f"{FORMAT_VERSION}; use the version of colad that wrote it"
         )
-    try:
+    with damaged_as(CheckpointError, path, ADVICE):
         unusable = [name for name in raw["files"] if not _PART_NAME.fullmatch(name)]
         if unusable:  # a path that leads out of the folder, for example
-            raise CheckpointError(f"{path}: damaged: {unusable[0]!r:.80} is no name of a part")
+            raise ValueError(f"{unusable[0]!r:.80} is no name of a part")
         return CheckpointState(
-            iteration=int(raw["iteration"]),
+            iteration=_count(raw["iteration"]),
             config_digest=str(raw["config_digest"]),
             networks=tuple(raw["networks"]),
             extra=dict(raw["extra"]),
             files={
-                str(name): PartInfo(size=int(info["size"]), sha256=str(info["sha256"]))
+                str(name): PartInfo(size=_count(info["size"]), sha256=str(info["sha256"]))
                 for name, info in raw["files"].items()
             },
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: damaged: {type(error).__name__} {error}") from error
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _LARGEST_COUNT:
+        raise ValueError(f"{value!r:.40} is no count")
+    return value
 
 
 def read_part(directory: Path, name: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -21,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.data.text import inert
+from orchestrator.data.text import brief, inert, shown
 from orchestrator.errors import ConfigError, CoTrainError
 from orchestrator.quiet import leave_notebook, quiet_environment
 
@@ -535,7 +536,9 @@ def _with_waits(arguments: Sequence[str]) -> list[str]:
     given = []
     for word, following in zip(arguments, [*arguments[1:], ""]):
         given.append(word)
-        if word == "--wait-for-resources" and not re.fullmatch(r"-?[\d.]+|inf", following):
+        # 600s is meant as one, and then refused as one
+        number = re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?[a-z]{0,3}|inf|nan", following)
+        if word == "--wait-for-resources" and not number:
             given.append("inf")
     return given
 
@@ -561,9 +564,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(128 + signal.SIGTERM)
     except CoTrainError as error:
         # a RunFailed carries the message of an error in an actor, which names its own kind
-        kind = "" if type(error).__name__ == "RunFailed" else f"{type(error).__name__}: "
-        error_console.print(f"[bold red]{kind}[/]{escape(inert(str(error)))}", soft_wrap=True)
-        sys.exit(2)
+        failed = type(error).__name__ == "RunFailed"
+        _refuse("" if failed else type(error).__name__, str(error) if failed else brief(str(error)))
+    except OSError as error:
+        if error.filename is None or isinstance(error, (BlockingIOError, BrokenPipeError)):
+            raise  # of no file: a socket, a process
+        _refuse("", f"{shown(os.fspath(error.filename))}: {error.strerror}")
+
+
+def _refuse(kind: str, message: str) -> None:
+    head = f"[bold red]{kind}: [/]" if kind else ""
+    error_console.print(f"{head}{escape(inert(message))}", soft_wrap=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,11 @@ EVALUATION_BACKENDS = ("pycocotools", "faster")
 BEST_METRICS = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR_1", "AR_10", "AR_100")
 
 
+LARGEST_BATCH = 1 << 16
+_INFINITE = 1 << 31
+"""Counts and amounts from here on are slips of the hand."""
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -40,8 +45,8 @@ def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
 def _positive(**fields: float | None) -> None:
     for name, value in fields.items():
         _require(
-            value is None or value > 0,
-            f"{name.replace('__', '.')} = {value!r}: must be greater than 0",
+            value is None or 0 < value < _INFINITE,
+            f"{name.replace('__', '.')} = {value!r}: must be greater than 0, and finite",
         )
 
 
@@ -256,6 +261,10 @@ class TrainConfig:
             train__accumulate=self.accumulate,
             train__clip_grad=self.clip_grad,
         )
+        _require(
+            self.batch_size <= LARGEST_BATCH,
+            f"train.batch_size = {self.batch_size}: at most {LARGEST_BATCH}",
+        )
         _one_of("train.precision", self.precision, PRECISIONS)
         _require("type" in self.optimizer, "train.optimizer needs a type, such as 'SGD'")
 
@@ -460,7 +469,7 @@ class RunConfig:
         learners = [name for name, network in self.networks.items() if network.learner]
         _require(bool(learners), "networks: none of them is a learner; set learner=True for one")
         _positive(lookahead=self.lookahead)
-        _require(self.seed >= 0, f"seed = {self.seed}: must not be negative")
+        _require(0 <= self.seed < 1 << 128, f"seed = {self.seed}: must lie in 0 .. 2^128")
         _require("type" in self.assigner, "assigner needs a type, such as 'PAA'")
         self._check_switch(learners)
         self._check_soft_labels()

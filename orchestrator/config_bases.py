@@ -33,7 +33,7 @@ def _bases(path: Path) -> list[Path]:
     """The literal bases of a Python configuration."""
     try:
         statements = ast.parse(path.read_bytes()).body
-    except (SyntaxError, ValueError, OSError):
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         return []  # mmengine says what is wrong with it
     for statement in statements:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "_base_":

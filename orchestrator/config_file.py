@@ -7,12 +7,13 @@ naming it.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import pprint
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,16 +80,17 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 continue
         names = " or ".join(getattr(option, "__name__", str(option)) for option in options)
         raise ConfigError(f"{path} = {value!r}: expected {names}")
-    if origin is dict:
+    if origin in (dict, Mapping):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} = {value!r}: expected a dict")
         return {key: _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
     if origin in (list, tuple):
         if not isinstance(value, (list, tuple)):
             raise ConfigError(f"{path} = {value!r}: expected a {origin.__name__}")
-        if origin is tuple and len(value) != len(args):
+        fixed = origin is tuple and args[-1] is not Ellipsis
+        if fixed and len(value) != len(args):
             raise ConfigError(f"{path} = {value!r}: expected {len(args)} values")
-        inner = args if origin is tuple else [args[0]] * len(value)
+        inner = args if fixed else [args[0]] * len(value)
         return origin(_convert(h, v, f"{path}[{i}]") for i, (h, v) in enumerate(zip(inner, value)))
     return _convert_scalar(hint, value, path)
 
@@ -139,25 +141,43 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: no such file, a file that does not run, or an invalid field.
     """
-    from mmengine.config import Config
-
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"config file {str(path)!r}: no such file")
-    refuse_cycles(path)
-    try:
-        config = Config.fromfile(str(path), import_custom_modules=False)
-        config.merge_from_dict(parse_overrides(overrides))
-    except ConfigError:
-        raise
-    except Exception as error:  # the file is the user's program: whatever it raises is its error
-        close_leftovers(error)
-        raise ConfigError(f"config file {str(path)!r}: {type(error).__name__}: {error}") from error
+    config = read_config(path)
+    parsed = parse_overrides(overrides)
+    with _naming_file(path):
+        config.merge_from_dict(parsed)
     fields = {key: value for key, value in to_plain(config).items() if not key.startswith("_")}
     try:
         return from_mapping(RunConfig, fields)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def read_config(path: Path) -> Any:
+    """An mmengine configuration file as mmengine's ``Config``, whatever it describes.
+
+    Side effects: a config file is Python; it is executed.
+
+    Raises:
+        ConfigError: no such file, or a file that does not run.
+    """
+    from mmengine.config import Config
+
+    if not path.is_file():
+        raise ConfigError(f"config file {str(path)!r}: no such file")
+    refuse_cycles(path)
+    with _naming_file(path):
+        return Config.fromfile(str(path), import_custom_modules=False)
+
+
+@contextlib.contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    """The file is the user's program: whatever it raises is its error, also to leave Python."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        close_leftovers(error)
+        raise ConfigError(f"config file {str(path)!r}: {type(error).__name__}: {error}") from error
 
 
 def to_plain(value: Any) -> Any:

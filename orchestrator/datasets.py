@@ -13,7 +13,9 @@ from typing import Any
 
 from orchestrator.building import register_mmdet
 from orchestrator.config import DataConfig
+from orchestrator.config_file import from_mapping
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.json_files import damaged_as, read_object
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
 
     Raises:
         ConfigError: the pipeline does not build, or cannot run sample by sample.
-        DataError: filtering leaves no image.
+        DataError: the annotation file is gone, or filtering leaves no image.
     """
     register_mmdet()
     from mmdet.registry import DATASETS
@@ -82,7 +84,9 @@ def build_dataset(data: DataConfig, split: Split, classes: Sequence[str], *, tra
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools talks while it reads
             dataset = DATASETS.build(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{error.filename or split.annotations}: {error.strerror}") from error
+    except Exception as error:  # constructors of transforms raise anything for bad fields
         if "need at least one array" in str(error):  # mmengine, where filtering leaves nothing
             raise DataError(_nothing_left(data, split)) from error
         field = "data.train_pipeline" if train else "data.test_pipeline"
@@ -105,11 +109,22 @@ def check_test_pipeline(data: DataConfig, prepared: PreparedData) -> None:
     Raises:
         ConfigError: the pipeline does not build or run, or leaves out what prediction needs.
     """
-    dataset = build_dataset(data, prepared.val, prepared.classes, train=False)
+    check_sample(build_dataset(data, prepared.val, prepared.classes, train=False))
+
+
+def check_sample(dataset: Any, field: str = "data.test_pipeline") -> None:
+    """Load the first image of an mmdet test dataset.
+
+    Args:
+        field: what decides the pipeline, for messages.
+
+    Raises:
+        ConfigError: the pipeline does not run, or leaves out what prediction needs.
+    """
     try:
         sample = dataset[0]
     except Exception as error:  # whatever a transform raises
-        raise ConfigError(f"data.test_pipeline: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"{field}: {type(error).__name__}: {error}") from error
     if not isinstance(sample, dict) or not {"inputs", "data_samples"} <= sample.keys():
         raise ConfigError("data.test_pipeline must end in PackDetInputs")
 
@@ -182,14 +197,5 @@ def load_prepared(path: Path) -> PreparedData:
     Raises:
         DataError: the file is missing or damaged.
     """
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return PreparedData(
-            train=Split(**plain["train"]),
-            val=Split(**plain["val"]),
-            classes=tuple(map(str, plain["classes"])),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: damaged, not what a run has written ({type(error).__name__}: {error})"
-        ) from error
+    with damaged_as(DataError, path, "not what a run has written; bring it back from a copy"):
+        return from_mapping(PreparedData, read_object(path))

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,11 +14,11 @@ from torch import nn
 from orchestrator.building import build_detector, import_custom
 from orchestrator.complexity import Complexity, Speed, measure_complexity, measure_speed
 from orchestrator.config import DataConfig, EvaluationConfig, NetworkConfig
-from orchestrator.config_file import from_mapping, parse_overrides
+from orchestrator.config_file import from_mapping, parse_overrides, read_config, to_plain
 from orchestrator.data import coco
-from orchestrator.datasets import Split, build_dataset
+from orchestrator.datasets import Split, build_dataset, check_sample
 from orchestrator.error_analysis import ErrorResult, analyse_errors
-from orchestrator.errors import CheckpointError, ConfigError
+from orchestrator.errors import CheckpointError, ConfigError, DataError
 from orchestrator.evaluation import EvalResult, check_backend, evaluate_detections
 from orchestrator.multi_scale import augmented, predict_augmented
 from orchestrator.prediction import predict_dataset
@@ -32,6 +32,8 @@ from orchestrator.saved_runs import open_run
 from orchestrator.torch_state import evaluating
 from orchestrator.voc_metric import VocResult, check_voc_mode, evaluate_voc
 from orchestrator.weights import class_names_of, load_weights
+
+T = TypeVar("T")
 
 BATCH = 8
 BACKEND_FIELD = "evaluation.backend"
@@ -119,7 +121,9 @@ def evaluate_target(
         if own:
             chosen = _own_split(split, data, saved.data.classes, Path(cache))
         else:
-            chosen = saved.data.val if split == "val" else saved.data.train
+            moved = "For data that has moved: --split FILE --set data.images=FOLDER"
+            known = saved.data.val if split == "val" else saved.data.train
+            chosen = _look_again(known, saved.data.classes, Path(cache), moved)
         for name, detector in detectors.items():
             results[name] = _evaluate(detector, data, chosen, saved.data.classes, extras, backend)
     return results
@@ -128,22 +132,14 @@ def evaluate_target(
 def _evaluate_file(
     target: Path, split: str, config: Path | None, overrides: Sequence[str], extras: Extras
 ) -> dict[str, NetworkReport]:
-    from mmengine.config import Config
-
     config = config or target.parent / "config.py"
     if not config.is_file():
         raise ConfigError(f"{config}: no such file; give the mmdet configuration with --config")
     classes = class_names_of(load_weights(target))
     if not classes:
         raise CheckpointError(f"{target} does not name its classes (meta.dataset_meta.classes)")
-    try:
-        loaded = Config.fromfile(config, import_custom_modules=False)
-        dataset: Any = loaded.test_dataloader.dataset
-    except (AttributeError, OSError, SyntaxError) as error:
-        raise ConfigError(f"--config {config}: no mmdet config with a test_dataloader") from error
-    images = str(Path(dataset.get("data_root", "")) / dataset.data_prefix.img)
-    annotations = str(Path(dataset.get("data_root", "")) / dataset.ann_file)
-    data = DataConfig(root=images, test_pipeline=list(dataset.pipeline))
+    named, pipeline = _test_data(config)
+    data = DataConfig(root=named.images, test_pipeline=pipeline)
     if split == "train":
         raise ConfigError("--split train of a .pth: give the COCO file itself")
     data = _override_data(data, overrides, {"test_pipeline"}, split != "val")
@@ -152,11 +148,46 @@ def _evaluate_file(
     settings = NetworkConfig(config=str(config), checkpoint=str(target))
     detector, _ = build_detector(target.stem, settings, len(classes), seed=0)
     _check_property_maps({target.stem: detector}, extras)
-    chosen = Split(annotations=annotations, images=images, num_images=0, num_boxes=0)
     with tempfile.TemporaryDirectory() as cache:
         if split != "val":
             chosen = _own_split(split, data, classes, Path(cache))
+        else:
+            moved = f"For data that has moved: ann_file and data_prefix in {config}, or --split"
+            chosen = _look_again(named, classes, Path(cache), moved)
         return {target.stem: _evaluate(detector, data, chosen, classes, extras, backend)}
+
+
+def _test_data(config: Path) -> tuple[Split, list[Any]]:
+    """Files and pipeline of an mmdet configuration's ``test_dataloader``.
+
+    Raises:
+        ConfigError: naming what it lacks.
+    """
+    place, found = f"--config {config}: test_dataloader", to_plain(read_config(config))
+    dataset = _field(_field(found, "test_dataloader", dict, place), "dataset", dict, place)
+    place += ".dataset"
+    root = Path(_field({"data_root": "", **dataset}, "data_root", str, place))
+    prefix = _field(dataset, "data_prefix", dict, place)
+    files = Split(
+        annotations=str(root / _field(dataset, "ann_file", str, place)),
+        images=str(root / _field(prefix, "img", str, f"{place}.data_prefix")),
+        num_images=0,
+        num_boxes=0,
+    )
+    pipeline = _field(dataset, "pipeline", list, place)
+    for index, step in enumerate(pipeline):
+        _field({f"pipeline[{index}]": step}, f"pipeline[{index}]", dict, place)
+    return files, pipeline
+
+
+def _field(holder: Mapping[str, Any], name: str, kind: type[T], place: str) -> T:
+    value = holder.get(name)
+    if not isinstance(value, kind):
+        raise ConfigError(
+            f"{place}: {name} = {value!r:.80}: expected a {kind.__name__}, as in an mmdet "
+            "configuration"
+        )
+    return value
 
 
 def _backend(configured: str, overrides: Sequence[str]) -> str:
@@ -206,8 +237,20 @@ def _own_split(split: str, data: DataConfig, classes: Sequence[str], cache: Path
     if data.images is not None:  # of the run, or given relative to the working directory
         places = [Path(data.images).resolve(), (Path(data.root) / data.images).resolve()]
         folder = next((str(place) for place in places if place.is_dir()), data.images)
-    images = coco.resolve_image_root(file.parent, file, folder)
+    return _checked(file, coco.resolve_image_root(file.parent, file, folder), classes, cache)
+
+
+def _look_again(split: Split, classes: Sequence[str], cache: Path, moved: str) -> Split:
+    """A split that a run or a configuration names: its files may have changed since, or be gone."""
+    try:
+        return _checked(Path(split.annotations), Path(split.images), classes, cache)
+    except DataError as error:
+        raise DataError(f"{error}. {moved}") from error
+
+
+def _checked(file: Path, images: Path, classes: Sequence[str], cache: Path) -> Split:
     coco_set = coco.load_coco(file, images, classes=list(classes))
+    coco.check_coco(coco_set)
     cleaned = coco.write_clean(coco_set, cache / "split.json")
     return Split(
         annotations=str(cleaned or file),
@@ -227,11 +270,13 @@ def _evaluate(
 ) -> NetworkReport:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dataset = build_dataset(data, split, classes, train=False)
+    check_sample(dataset)
     annotations = Path(split.annotations)
     detector.to(device)
     with evaluating(detector):
         if extras.scales:
             views = build_dataset(augmented(data, extras.scales), split, classes, train=False)
+            check_sample(views, "--scales")
             detections = predict_augmented(detector, views)
         else:
             detections = predict_dataset(detector, dataset, batch_size=BATCH, device=device)

@@ -60,6 +60,7 @@ class LearnerView:
                 f"networks.{name}: head {type(head).__name__} cannot train on a given assignment; "
                 "use one of our Co* heads, or learner=False and a checkpoint to let it teach"
             )
+        self.name = name
         self.head: Any = head
 
     def __call__(
@@ -72,7 +73,13 @@ class LearnerView:
     def describe(self, model: Mapping[str, Any]) -> GridDescription:
         from models.co_head import location_priors
 
-        priors = location_priors(self.head)
+        try:
+            priors = location_priors(self.head)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"networks.{self.name}.model.bbox_head.anchor_generator gives no priors: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         starts = [sum(priors.level_sizes[:level]) for level in range(len(priors.level_sizes))]
         return GridDescription(
             learner=True,

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -22,6 +22,7 @@ from orchestrator.errors import CheckpointError, ConfigError
 CHECKPOINTS = "checkpoints"
 LEFT_OUT = ("report", "processes.json", "progress.json")
 """What can be made again, or speaks of processes."""
+GOOGLE_LIMIT_S = 20
 _BLOCK = 4 << 20
 
 
@@ -35,7 +36,10 @@ def open_uri(uri: str, field: str) -> tuple[fs.FileSystem, str]:
     Raises:
         ConfigError: no such thing, or one that holds a password.
     """
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise ConfigError(f"{field} = {uri!r}: {error}") from error
     if parts.username or parts.password:
         raise ConfigError(
             f"{field} = '{parts.scheme}://***@{parts.hostname or ''}...': an address with a key in "
@@ -45,10 +49,17 @@ def open_uri(uri: str, field: str) -> tuple[fs.FileSystem, str]:
     try:
         if not parts.scheme:
             raise ValueError("not a URI, such as s3://bucket/folder")
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        filesystem, path = fs.FileSystem.from_uri(_with_limit(uri, parts))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ConfigError(f"{field} = {uri!r}: {_first_line(error)}") from error
     return filesystem, path.rstrip("/")
+
+
+def _with_limit(uri: str, parts: SplitResult) -> str:
+    """Where Google does not answer its client asks on for minutes, without a word."""
+    if parts.scheme not in ("gs", "gcs") or "retry_limit_seconds" in parts.query:
+        return uri
+    return f"{uri}{'&' if parts.query else '?'}retry_limit_seconds={GOOGLE_LIMIT_S}"
 
 
 def check_uri(uri: str, field: str) -> None:
@@ -172,6 +183,8 @@ def fetch(uri: str, run_dir: Path) -> int:
         CheckpointError: it cannot be read, or written here.
     """
     filesystem, root = open_uri(uri, "URI")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ConfigError(f"{run_dir} is a file: fetch into a new folder")
     if run_dir.exists() and any(run_dir.iterdir()):
         raise ConfigError(f"{run_dir} is not empty: fetch into a new folder")
     try:
@@ -228,4 +241,4 @@ def _make_folder(filesystem: fs.FileSystem, path: str) -> None:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return f"{lines[0]:.300}" if lines else type(error).__name__

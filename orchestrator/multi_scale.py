@@ -17,6 +17,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.evaluation import Detections
 from orchestrator.prediction import detections_of
 
+LARGEST_SIDE = 10_000
+"""Pixels: far beyond what detectors are tested at, and what memory still holds."""
 META_KEYS = (
     "img_id",
     "img_path",
@@ -39,6 +41,8 @@ def parse_scales(text: str) -> tuple[tuple[int, int], ...]:
     scales = tuple((int(match[1]), int(match[2])) for match in matches if match is not None)
     if len(scales) < len(items):
         raise ConfigError(f"scales {text!r}: expected sizes such as 1333x640,1333x800")
+    if max(map(max, scales)) > LARGEST_SIDE:
+        raise ConfigError(f"scales {text!r}: a side has at most {LARGEST_SIDE} pixels")
     return scales
 
 

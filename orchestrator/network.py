@@ -107,7 +107,7 @@ class Network:
         self._val_dataset: Any = None
         self._rng = RngState(network_seed(config.seed, spec.name, spec.rank), self.device)
         self._place()
-        rehearse(self.name, self.detector, self.device)
+        rehearse(self.name, self.detector, self.device, predicts=self.learner)
 
     # -- building -------------------------------------------------------------------------------
 

@@ -38,6 +38,18 @@ LOGS = ("iterations", "evaluations", "assignments", "changes")
 CHANGES = "changes"
 """Of a run whose values changed while it trained; other runs have no such log."""
 _INTEGERS = ("iteration", "epoch")
+_NEEDED = {
+    "iterations": ("iteration", "network"),
+    "evaluations": ("iteration", "network", "AP"),
+    "assignments": ("iteration",),
+    "changes": ("iteration", "source", "params"),
+}
+"""Columns that every log of the kind has."""
+_TEXTS = ("network", "split", "learner", "teacher", "source", "before", "params", "source_params")
+_WHOLE = ("iteration", "epoch", "gt", "prior", "level", "image_id", "category")
+_NUMBERS = re.compile(
+    r"(loss|seconds|cost|taught|num)_.*|AP.*|AR_.*|seconds|lr|gt_area|(pos|neg)_weight|score|[xy][12]"
+)
 _PART = re.compile(r"part-(\d{9,})-(\d+)\.parquet")
 _LOGIN = re.compile(r"://[^/\s@]+@")
 _CORNERS = ("x1", "y1", "x2", "y2")
@@ -100,9 +112,9 @@ class _PartFolder:
         for part in self.parts():
             try:
                 table = pq.read_table(part)
-            except (pa.ArrowException, OSError) as error:
+                kept = table.filter(pc.less(table["iteration"], iteration))
+            except (pa.ArrowException, OSError, KeyError) as error:
                 raise _damaged(part, error) from error
-            kept = table.filter(pc.less(table["iteration"], iteration))
             if kept.num_rows == 0:
                 part.unlink()
             elif kept.num_rows < table.num_rows:
@@ -306,13 +318,18 @@ def _as_array(values: NDArray[Any]) -> pa.Array:
     return pa.array([str(value) for value in values], pa.string())
 
 
-def read_log(run_dir: Path, name: str) -> pd.DataFrame:
+def read_log(run_dir: Path, name: str, needed: Sequence[str] = ()) -> pd.DataFrame:
     """One of ``LOGS`` as a frame sorted by iteration; empty where nothing was logged yet.
 
     Columns that appear in the course of a run are missing (NaN) before.
 
+    Args:
+        run_dir: of the run.
+        name: of the log.
+        needed: columns that the caller cannot do without, beside those of every such log.
+
     Raises:
-        CheckpointError: a part of it is damaged.
+        CheckpointError: a part of it is damaged, or what is there is no such log.
     """
     if name not in LOGS:
         raise ValueError(f"log {name!r}: expected one of {LOGS}")
@@ -322,10 +339,37 @@ def read_log(run_dir: Path, name: str) -> pd.DataFrame:
         return pd.DataFrame({"iteration": np.zeros(0, np.int64)})
     try:
         tables = [pq.read_table(part) for part in parts]
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(parts[0].parent, error) from error
-    frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        table = pa.concat_tables(tables, promote_options="permissive")
+        _check_columns(table, [*_NEEDED[name], *needed])
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(folder, error) from error
+    frame = table.to_pandas()
     return frame.sort_values("iteration", kind="stable", ignore_index=True)
+
+
+def _check_columns(table: pa.Table, needed: Sequence[str]) -> None:
+    """Raise ValueError unless the columns are there and hold what their names say."""
+    lacking = [name for name in needed if name not in table.column_names]
+    if lacking:
+        raise ValueError(f"it has no column {lacking[0]!r}")
+    for column in table.schema:
+        if column.name in _TEXTS:
+            wanted, fits = "text", _is_text(column.type)
+        elif column.name in _WHOLE:
+            wanted, fits = "whole numbers", pa.types.is_integer(column.type)
+        elif _NUMBERS.fullmatch(column.name):
+            kind = column.type
+            wanted, fits = "numbers", pa.types.is_floating(kind) or pa.types.is_integer(kind)
+        else:
+            continue
+        if not fits and not pa.types.is_null(column.type):
+            raise ValueError(f"column {column.name!r} holds {column.type}, expected {wanted}")
+    if "iteration" in needed and table["iteration"].null_count:
+        raise ValueError("column 'iteration' has gaps")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def write_detections(run_dir: Path, network: str, detections: Detections, iteration: int) -> Path:
@@ -353,7 +397,9 @@ def read_detections(run_dir: Path, network: str) -> tuple[Detections, int] | Non
         return None
     try:
         table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+        _check_columns(table, ["image_id", "category", "score", *_CORNERS])
+        iteration = int((table.schema.metadata or {})[_ITERATION_KEY.encode()])
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise _damaged(path, error) from error
     column = {name: table[name].to_numpy() for name in table.column_names}
     detections = Detections(
@@ -362,7 +408,7 @@ def read_detections(run_dir: Path, network: str) -> tuple[Detections, int] | Non
         score=column["score"],
         boxes=np.stack([column[name] for name in _CORNERS], axis=1),
     )
-    return detections, int(table.schema.metadata[_ITERATION_KEY.encode()])
+    return detections, iteration
 
 
 def write_environment(run_dir: Path, command: Sequence[str] | None = None) -> dict[str, Any]:

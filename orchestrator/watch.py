@@ -15,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config_file import from_mapping
 from orchestrator.errors import ConfigError
+from orchestrator.json_files import damaged_as, read_object
 from orchestrator.live_view import LiveView, Progress
 
 PROGRESS_FILE = "progress.json"
@@ -72,18 +74,17 @@ def read_progress(run_dir: Path) -> Report | None:
         ConfigError: the file is of another version or damaged.
     """
     path = Path(run_dir) / PROGRESS_FILE
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+    with damaged_as(ConfigError, path, "or of another version of colad; remove it"):
+        try:
+            content = read_object(path)
+        except FileNotFoundError:
+            return None
         return Report(
             written_s=float(content["time"]),
             outcome=str(content["outcome"]),
             error=str(content["error"]),
-            progress=Progress(**content["progress"]),
+            progress=from_mapping(Progress, content["progress"], "progress"),
         )
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
 
 
 def watch(

@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.data.text import shown
 from orchestrator.errors import CheckpointError, ModelError
 
 _FIELDS = "networks.<name>.pretrained or networks.<name>.checkpoint"
@@ -76,8 +77,15 @@ def load_weights(path: str | Path) -> dict[str, Any]:
             f"weights {text!r}: nothing is downloaded. Fetch the file yourself and give its path "
             f"in {_FIELDS}"
         )
-    path = Path(path).expanduser()
-    if not path.is_file():
+    try:
+        path = Path(path).expanduser()
+        found = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name too long, a user who is none
+        raise CheckpointError(
+            f"weights {shown(text)}: {getattr(error, 'strerror', None) or error}; the path comes "
+            f"from {_FIELDS}"
+        ) from error
+    if not found:
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise CheckpointError(
             f"weights {text!r}: {what} (current folder {Path.cwd()}); the path comes from {_FIELDS}"
@@ -173,12 +181,16 @@ def state_dict_of(checkpoint: Mapping[str, Any], what: str = "checkpoint") -> di
         if isinstance(checkpoint.get(key), Mapping):
             found = checkpoint[key]
             break
-    alien = [key for key, value in found.items() if not isinstance(value, Tensor)]
+    alien = [
+        key
+        for key, value in found.items()
+        if not isinstance(key, str) or not isinstance(value, Tensor)
+    ]
     if alien or not found:
-        names = ", ".join(repr(key) for key in alien[:_SHOWN]) or "nothing at all"
+        names = ", ".join(shown(key) for key in alien[:_SHOWN]) or "nothing at all"
         raise CheckpointError(
-            f"{what}: no weights found: expected tensors, bare or under 'state_dict' or 'model'; "
-            f"got {names}"
+            f"{what}: no weights found: expected tensors by name, bare or under 'state_dict' "
+            f"or 'model'; got {names}"
         )
     wrapped = all(key.startswith("module.") for key in found)
     return {key.removeprefix("module.") if wrapped else key: v for key, v in found.items()}
@@ -213,7 +225,8 @@ def load_into(
         allow_unexpected: patterns of keys that the module may lack (``"fc.*"``).
 
     Raises:
-        CheckpointError: keys are missing, unexpected or of other shapes; the module is unchanged.
+        CheckpointError: keys are missing, unexpected or of other shapes, or values are no real,
+            finite numbers; the module is unchanged.
     """
     if prefix is not None:
         start = prefix if prefix.endswith(".") else prefix + "."
@@ -226,6 +239,9 @@ def load_into(
         for key, value in state_dict.items()
         if key in own and own[key].shape != value.shape
     ]
+    for key, value in state_dict.items():
+        if key in own and (oddity := _oddity(value)) is not None:
+            raise CheckpointError(f"{what}: {key!r} {oddity}; save plain float tensors")
     fitting = {k: v for k, v in state_dict.items() if k not in own or own[k].shape == v.shape}
     before = {key: value.clone() for key, value in own.items()}
     try:
@@ -233,13 +249,30 @@ def load_into(
         missing, unexpected = module.load_state_dict(fitting, strict=False)
     except RuntimeError as error:
         _restore(module, before)
-        raise CheckpointError(f"{what}: {error}") from error
+        reason = "\n".join(str(error).splitlines()[:_SHOWN])
+        raise CheckpointError(f"{what}: {reason}") from error
     absent = [k for k in missing if k not in state_dict and not _matches(k, allow_missing)]
     absent = [k for k in absent if not k.endswith("num_batches_tracked")]  # older files lack it
     surplus = [key for key in unexpected if not _matches(key, allow_unexpected)]
     if misfits or absent or surplus:
         _restore(module, before)
         raise CheckpointError(_misfit_message(what, len(own), misfits, absent, surplus))
+
+
+def _oddity(value: Tensor) -> str | None:
+    """Why a tensor cannot be a weight; None if it can."""
+    if value.is_meta:
+        return "has a shape and no values (meta device)"
+    if value.is_quantized:
+        return "is quantized"
+    if value.layout is not torch.strided:
+        return f"is sparse ({value.layout})"
+    if value.is_complex():
+        return "holds complex numbers"
+    small = value.is_floating_point() and value.element_size() == 1  # torch cannot ask float8
+    if not bool(torch.isfinite(value.float() if small else value).all()):
+        return "holds NaN or infinity"
+    return None
 
 
 def _matches(key: str, patterns: Sequence[str]) -> bool:

@@ -22,6 +22,25 @@ def inert(text: str) -> str:
     )
 
 
+def brief(text: str, lines: int = 18, columns: int = 100) -> str:
+    """A message that fits on a screen: the middle of what is longer is left out.
+
+    Args:
+        text: of any length.
+        lines: at most so many, and as many of a screen of ``columns`` where lines are wrapped.
+    """
+    kept = text.splitlines()
+    if sum(-(-len(line) // columns) or 1 for line in kept) <= lines:
+        return text
+    if len(kept) > lines:
+        kept = [*kept[: lines - 2], f"... {len(kept) - lines + 1} lines more ...", kept[-1]]
+    room = lines * columns // len(kept) - 5
+    return "\n".join(
+        line if len(line) <= room else f"{line[: room * 2 // 3]} ... {line[-(room // 3) :]}"
+        for line in kept
+    )
+
+
 def first_few(items: Sequence[str], *, total: int | None = None, limit: int = 3) -> str:
     """The first items, and how many more there are (``total`` in all, where items is a sample)."""
     more = (len(items) if total is None else total) - min(limit, len(items))

@@ -153,7 +153,7 @@ def setup_section(run: RunData) -> Html:
 
 def _changes(run: RunData) -> list[Html]:
     """What a population-based search changed while this trial trained."""
-    log = read_log(run.run_dir, "changes")
+    log = read_log(run.run_dir, "changes", ("before",))
     if not len(log):
         return []
     rows = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from orchestrator.config import RunConfig
 from orchestrator.config_file import load_config
 from orchestrator.datasets import PreparedData, load_prepared
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation import Detections
+from orchestrator.evaluation import METRIC_NAMES, Detections
+from orchestrator.json_files import damaged_as, read_object
 from orchestrator.runlog import read_detections, read_log
 
 OLDER = "the run is of a version that did not log this"
@@ -87,13 +87,13 @@ def read_run(run_dir: Path) -> RunData:
         raise ConfigError(f"{run_dir}: neither a run directory (config.py, data.json) nor a sweep")
     config = load_config(run_dir / "config.py")
     import_custom(config.custom_imports)
-    iterations = read_log(run_dir, "iterations")
+    iterations = read_log(run_dir, "iterations", ("lr", "seconds", "loss_total"))
     if not len(iterations):
         raise ConfigError(
             f"{run_dir}: nothing is logged yet; the first rows come after "
             f"{config.log.flush_interval} iterations (log.flush_interval)"
         )
-    evaluations = read_log(run_dir, "evaluations")
+    evaluations = read_log(run_dir, "evaluations", METRIC_NAMES)
     run = RunData(
         run_dir=run_dir,
         config=config,
@@ -115,10 +115,10 @@ def _environment(run_dir: Path) -> dict[str, Any]:
     path = run_dir / "environment.json"
     if not path.is_file():
         return {}
-    try:
-        content: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged ({error}); remove it") from error
+    with damaged_as(ConfigError, path, "remove it"):
+        content = read_object(path)
+        if not isinstance(content.get("versions", {}), dict):
+            raise TypeError("versions is no object")
     return content
 
 

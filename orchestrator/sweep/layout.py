@@ -13,6 +13,7 @@ from orchestrator.datasets import PreparedData, prepare_data, save_prepared
 from orchestrator.errors import ConfigError
 from orchestrator.sweep.plan import SweepPlan, Trial
 from orchestrator.sweep.population import has_changed, write_params
+from orchestrator.sweep.results import read_plan
 
 SWEEP_FILE = "sweep.json"
 
@@ -55,7 +56,7 @@ class Layout:
             return
         if not self.path.is_file():
             raise ConfigError(f"--resume: {self.sweep_dir} holds no sweep (no {SWEEP_FILE})")
-        before = json.loads(self.path.read_text(encoding="utf-8"))
+        before = read_plan(self.sweep_dir)
         if self.plan.samples and before.get("samples") == self.plan.samples:
             self.trials = [
                 self.plan.draw(number, trial["params"])

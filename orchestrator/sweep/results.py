@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,14 @@ import pandas as pd
 from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import METRIC_NAMES
+from orchestrator.json_files import damaged_as, read_object
 from orchestrator.runlog import read_log
 from orchestrator.sweep.status import read_status
 from tune_spaces import SEARCH_SPACES, SPACES
 from tune_spaces.space import Row, Space
 
+_TRIAL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")  # a folder, not a way out of one
+_CHANGE = ("before", "source_params", "restart_seconds", "waiting_seconds")
 RESULTS_FILE, TABLE_FILE, BEST_FILE = "results.parquet", "table.md", "best.py"
 
 
@@ -70,11 +74,23 @@ def read_plan(sweep_dir: Path) -> dict[str, Any]:
     path = sweep_dir / "sweep.json"
     if not path.is_file():
         raise ConfigError(f"{sweep_dir} holds no sweep (no sweep.json)")
-    try:
-        plan: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: damaged ({error}); start the sweep again") from error
+    with damaged_as(ConfigError, path, "start the sweep again"):
+        plan = read_object(path)
+        for name, kind in (("space", str), ("title", str), ("trials", list)):
+            if not isinstance(plan[name], kind):
+                raise TypeError(f"{name} = {plan[name]!r:.80} is no {kind.__name__}")
+        for trial in plan["trials"]:
+            _check_trial(trial)
     return plan
+
+
+def _check_trial(trial: Any) -> None:
+    wanted = {"id": str, "seed": int, "params": dict, "rows": list}
+    wrong = [name for name, kind in wanted.items() if not isinstance(trial[name], kind)]
+    if wrong:
+        raise TypeError(f"{wrong[0]} of a trial = {trial[wrong[0]]!r:.80}")
+    if not _TRIAL_NAME.fullmatch(trial["id"]):
+        raise ValueError(f"{trial['id']!r:.80} is no name of a trial")
 
 
 def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
@@ -97,7 +113,7 @@ def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
             "seed": trial["seed"],
             **{field: _plain(value) for field, value in trial["params"].items()},
         }
-        changes = read_log(run_dir, "changes").to_dict("records")
+        changes = _read_changes(run_dir)
         log = read_log(run_dir, "evaluations")
         found = log.to_dict("records") if len(log) else []
         newest = {row["network"]: row["iteration"] for row in found}
@@ -113,6 +129,17 @@ def collect(sweep_dir: Path, plan: Mapping[str, Any]) -> pd.DataFrame:
         if name not in frame:
             frame[name] = np.nan
     return frame
+
+
+def _read_changes(run_dir: Path) -> list[dict[Any, Any]]:
+    """What a population's changes were, in their order."""
+    rows = read_log(run_dir, "changes", _CHANGE).to_dict("records")
+    with damaged_as(ConfigError, run_dir / "changes.parquet", "remove it"):
+        for row in rows:
+            fields = [set(json.loads(row[name])) for name in ("before", "params", "source_params")]
+            if not fields[1] <= fields[2]:
+                raise ValueError(f"values of other fields than before: {fields[1] - fields[2]}")
+    return rows
 
 
 def _plain(value: Any) -> Any:
@@ -258,8 +285,7 @@ def _population(sweep_dir: Path, plan: Mapping[str, Any]) -> list[str]:
     """Who took over from whom, with which values, and what the restart cost."""
     lines = []
     for trial in plan["trials"]:
-        log = read_log(sweep_dir / "trials" / trial["id"], "changes")
-        for row in log.to_dict("records"):
+        for row in _read_changes(sweep_dir / "trials" / trial["id"]):
             before, after = json.loads(row["source_params"]), json.loads(row["params"])
             moved = ", ".join(
                 f"{field} {_cell(before[field])} -> {_cell(value)}"
@@ -293,11 +319,10 @@ def _write_best(sweep_dir: Path, frame: pd.DataFrame) -> Path | None:
     source = sweep_dir / "trials" / str(best["trial"]) / "config.py"
     load_config(source)  # what is handed out must load
     path = sweep_dir / BEST_FILE
-    log = read_log(source.parent, "changes")
     changes = "".join(
         f"# It went on from {row['source']} at iteration {row['iteration']}; before that: "
         f"{row['source_params']}\n"
-        for row in log.to_dict("records")
+        for row in _read_changes(source.parent)
     )
     head = (
         f"# The best of this sweep: trial {best['trial']}, seed {best['seed']}, network "

@@ -6,6 +6,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from orchestrator.config_file import from_mapping
+from orchestrator.errors import ConfigError
+from orchestrator.json_files import damaged_as, read_object
+
 STATUS_FILE = "trial.json"
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"
 
@@ -27,7 +31,8 @@ def read_status(run_dir: Path) -> TrialStatus | None:
     path = run_dir / STATUS_FILE
     if not path.is_file():
         return None
-    return TrialStatus(**json.loads(path.read_text(encoding="utf-8")))
+    with damaged_as(ConfigError, path, "remove it: the trial then counts as unfinished"):
+        return from_mapping(TrialStatus, read_object(path))
 
 
 def write_status(run_dir: Path, status: TrialStatus) -> None:

@@ -23,6 +23,7 @@ def _file(name: str, text: str | bytes, *says: str) -> Case:
     return Case(f"file: {name}", make, ("mine.py", *says))
 
 
+LONG = "a" * 300
 SOUND = f"_base_ = [{str(PAA)!r}]\n"
 
 CASES = [
@@ -75,6 +76,35 @@ CASES = [
     _setting("feed.placement=moon", "feed.placement"),
     _setting("seed=-1", "seed"),
     _setting("lookahead=0", "lookahead"),
+    _setting("train.batch_size=99999999999999999999", "train.batch_size", "finite"),
+    _setting("train.batch_size=1000000", "train.batch_size", "at most 65536"),
+    _setting("networks.r18.model.test_cfg=3", "networks.r18.model.test_cfg"),
+    _setting("networks.r18.model.test_cfg.nms={'type': 'x'}", "networks.r18.model.test_cfg", "x"),
+    *(
+        _setting(f"networks.r18.model.data_preprocessor.{setting}", "networks.r18.model", says)
+        for setting, says in (
+            ("mean=[1,2]", "`mean`"),
+            ("std=[0,0,0]", "data_preprocessor: no prediction"),
+            ("pad_size_divisor=0", "data_preprocessor: no prediction"),
+        )
+    ),
+    _setting("train.clip_grad=1e400", "train.clip_grad", "finite"),
+    _setting("seed=" + "9" * 5000, "seed"),
+    _setting("seed=1" + "0" * 100, "seed", "2^128"),
+    _setting("checkpoint.upload=s3://[::1", "checkpoint.upload", "IPv6"),
+    _setting(f"data.root={LONG}", LONG[:40], "too long"),
+    _setting(f"data.images={LONG}", LONG[:40], "too long"),
+    _setting("custom_imports=['']", "custom_imports", "''"),
+    _setting("custom_imports=['../x']", "custom_imports", "'../x'"),
+    _setting(f"networks.r18.checkpoint={LONG}", "networks.<name>.checkpoint", "too long"),
+    _setting(f"networks.r18.pretrained={LONG}", "networks.r18.pretrained", "no such file"),
+    _setting("networks.r18.checkpoint=~nobody-here/x", "~nobody-here/x", "checkpoint"),
+    _setting("networks.r18.model.data_preprocessor=3", "networks.r18.model.data_preprocessor = 3"),
+    _setting("networks.r18.model.init_cfg=3", "networks.r18.model", "init_cfg"),
+    _setting(
+        "networks.r18.model.bbox_head.anchor_generator.strides=[0,0,0,0,0]",
+        "networks.r18.model.bbox_head.anchor_generator",
+    ),
     _setting("custom_imports=[no_such_module]", "custom_imports", "no_such_module"),
     _setting("soft_labels={}", "soft_labels", "self"),
     _setting("no_equals_sign", "no_equals_sign"),
@@ -83,6 +113,7 @@ CASES = [
     _file("syntax error", "networks = dict(\n", "SyntaxError"),
     _file("binary", bytes(range(256)), "mine.py"),
     _file("raises", "raise RuntimeError('boom')\n", "boom"),
+    _file("leaves Python", "raise SystemExit(0)\n", "SystemExit"),
     _file("reads what is not there", "x = open('no_such_file').read()\n", "no_such_file"),
     _file("networks emptied", SOUND + "networks = dict(_delete_=True)\n", "networks"),
     _file("missing base", "_base_ = ['./gone.py']\n"),

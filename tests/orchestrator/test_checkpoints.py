@@ -151,6 +151,10 @@ def test_unreadable_states_are_explained(tmp_path: Path) -> None:
     raw = json.loads((folder / "state.json").read_text())
     cases = {
         '{"format": ': "cannot be read",
+        "[" * 100_000: "RecursionError",
+        json.dumps(raw | {"iteration": float("inf")}): "inf is no count",
+        json.dumps(raw | {"iteration": 10**300}): "is no count",
+        json.dumps(raw | {"files": {"r50.pt": {"size": -1, "sha256": ""}}}): "-1 is no count",
         "[1]": "not the state",
         json.dumps(raw | {"format_version": 99}): "format version 99",
         json.dumps({k: v for k, v in raw.items() if k != "files"}): "damaged: KeyError",
@@ -175,7 +179,7 @@ def test_search_sorts_by_iteration_and_passes_over_damage(tmp_path: Path) -> Non
     assert warnings == []
 
     _flip_bit(tmp_path / "trial/b/r50.pt")
-    (tmp_path / "trial/a/state.json").write_text("{")
+    (tmp_path / "trial/a/state.json").write_text("[" * 100_000)
     assert latest_valid(tmp_path, warnings.append) == tmp_path / "m"
     assert len(warnings) == 2
     assert any("trial/b/r50.pt: checksum" in w for w in warnings)

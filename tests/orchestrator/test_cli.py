@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from orchestrator import cli
+from orchestrator.cli import _with_waits
 from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
+from orchestrator.data.text import brief
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.launcher import RunResult, check_shared_memory, feed_store_bytes, launch
 from orchestrator.live_view import LiveView
@@ -418,3 +420,28 @@ def test_negative_wait(colad: Colad, dataset: Path, tmp_path: Path) -> None:
     train = ("train", "--wait-for-resources", "-5", "--work-dir", tmp_path, PAA)
     code, _, told = colad(*train, f"data.root={dataset}")
     assert code == 2 and "--wait-for-resources -5" in told
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ["inf"]),
+        (["600"], ["600"]),
+        (["1e3"], ["1e3"]),
+        (["600s"], ["600s"]),
+        (["-1"], ["-1"]),
+        (["--set", "a=1"], ["inf", "--set", "a=1"]),
+        (["10_paa.py"], ["inf", "10_paa.py"]),
+    ],
+)
+def test_waiting_takes_a_number_or_none(given: list[str], expected: list[str]) -> None:
+    assert _with_waits(["--wait-for-resources", *given]) == ["--wait-for-resources", *expected]
+
+
+def test_messages_fit_on_a_screen() -> None:
+    assert brief("short\n\nlines") == "short\n\nlines"
+    for text in ("9" * 5000, "\n".join(map(str, range(600))), "\n".join(["x" * 400] * 30)):
+        said = brief(text)
+        assert sum(-(-len(line) // 100) or 1 for line in said.splitlines()) <= 18
+        assert said[:3] == text[:3] and said[-1] == text[-1]
+        assert "..." in said

@@ -20,7 +20,7 @@ from orchestrator.config_file import load_config
 from orchestrator.data.shapes import make_shapes
 from orchestrator.errors import CheckpointError, ConfigError
 from orchestrator.local_run import run_locally
-from orchestrator.mirror import Mirror, check_uri, fetch, open_uri
+from orchestrator.mirror import GOOGLE_LIMIT_S, Mirror, check_uri, fetch, open_uri
 from tests.support.runs import ROOT, SMALL, assert_equal_weights, final_weights
 
 PAA = ROOT / "configs" / "tiny" / "paa.py"
@@ -194,3 +194,32 @@ def test_a_store_that_does_not_answer_costs_no_checkpoint(
     assert len(find_checkpoints(run)) == 2
     run_store(run, config, run / "checkpoints").close()
     assert "config.py" in keys(f"s3://{BUCKET}/runs/second")
+
+
+@pytest.mark.parametrize(
+    ("uri", "added"),
+    [
+        ("gs://bucket/folder", f"?retry_limit_seconds={GOOGLE_LIMIT_S}"),
+        ("gs://bucket/folder?scheme=https", f"&retry_limit_seconds={GOOGLE_LIMIT_S}"),
+        ("gs://bucket/folder?retry_limit_seconds=300", ""),
+        ("s3://bucket/folder", ""),
+    ],
+)
+def test_google_is_not_asked_for_minutes(
+    uri: str, added: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Recorder:
+        @staticmethod
+        def from_uri(uri: str) -> tuple[None, str]:
+            asked.append(uri)
+            return None, "bucket/folder"
+
+    monkeypatch.setattr(fs, "FileSystem", Recorder)
+    open_uri(uri, "checkpoint.upload")
+    assert asked == [uri + added]
+
+
+def test_pyarrow_knows_the_limit() -> None:
+    assert open_uri("gs://bucket/folder", "checkpoint.upload")[1] == "bucket/folder"

@@ -19,17 +19,16 @@ from orchestrator.evaluation import check_backend
 from orchestrator.feed import Feeder, batch_order
 from orchestrator.grid import check_compatible
 from orchestrator.launcher import (
-    check_run_dir,
     connected,
     data_files,
     feed_store_bytes,
     fit_to_cluster,
-    make_writable,
 )
 from orchestrator.mirror import check_uri
 from orchestrator.network import Network
 from orchestrator.nodes import check_nodes
 from orchestrator.placement import plan_placement
+from orchestrator.run_dir import check_run_dir, make_writable
 from orchestrator.step import NetworkSpec
 from orchestrator.trainer import make_plan
 

@@ -15,10 +15,10 @@ from orchestrator.launcher import (
     connected,
     feed_store_bytes,
     fit_to_cluster,
-    making_run_dir,
 )
 from orchestrator.nodes import check_nodes, living_nodes
 from orchestrator.placement import count_fitting, plan_placement, resolve_gpus
+from orchestrator.run_dir import making_run_dir
 from orchestrator.runlog import write_environment
 from orchestrator.sweep.layout import Layout
 from orchestrator.sweep.plan import SweepPlan

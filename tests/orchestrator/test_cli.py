@@ -287,7 +287,7 @@ def test_launch_needs_a_new_directory(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_two_launchers_of_one_directory(tmp_path: Path) -> None:
-    from orchestrator.launcher import locked
+    from orchestrator.run_dir import locked
 
     with locked(tmp_path):
         with pytest.raises(ConfigError, match="another launcher"), locked(tmp_path):
@@ -299,15 +299,15 @@ def test_two_launchers_of_one_directory(tmp_path: Path) -> None:
 def test_a_refused_launcher_takes_nothing_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator import launcher
+    from orchestrator import run_dir as directories
 
     run_dir = tmp_path / "run"
-    with launcher.making_run_dir(run_dir, keep=False):
+    with directories.making_run_dir(run_dir, keep=False):
         (run_dir / "config.py").write_text("")
-        monkeypatch.setattr(launcher, "make_writable", lambda path: True)  # both saw none
+        monkeypatch.setattr(directories, "make_writable", lambda path: True)  # both saw none
         with (
             pytest.raises(ConfigError, match="another launcher"),
-            launcher.making_run_dir(run_dir, keep=False),
+            directories.making_run_dir(run_dir, keep=False),
         ):
             pass
         assert (run_dir / "config.py").is_file()
@@ -315,7 +315,7 @@ def test_a_refused_launcher_takes_nothing_away(
 
 @pytest.mark.parametrize("error", [ConfigError, OSError, KeyboardInterrupt])
 def test_a_start_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
-    from orchestrator.launcher import making_run_dir
+    from orchestrator.run_dir import making_run_dir
 
     run_dir = tmp_path / "run"
     with pytest.raises(error), making_run_dir(run_dir, keep=False):
@@ -332,7 +332,7 @@ def test_a_start_that_fails_leaves_nothing(tmp_path: Path, error: type[BaseExcep
 def test_a_disk_without_room_is_refused_at_the_start(tmp_path: Path) -> None:
     import resource
 
-    from orchestrator.launcher import make_writable
+    from orchestrator.run_dir import make_writable
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))

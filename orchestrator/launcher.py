@@ -41,7 +41,7 @@ from orchestrator.placement import (
     resolve_gpus,
     resolve_ranks,
 )
-from orchestrator.quiet import hide_credentials, quiet_environment
+from orchestrator.quiet import quiet_environment
 from orchestrator.run_dir import check_run_dir, making_run_dir
 from orchestrator.run_watch import RunWatcher, silence_of
 from orchestrator.runlog import read_log, write_environment
@@ -386,6 +386,18 @@ def _silence() -> Any:
             pass
 
     return Silence()
+
+
+def hide_credentials() -> None:
+    """Keep Tune from handing this process's AWS keys to its trials in their runtime environment.
+
+    Ray logs that in clear text, in files that others can read, and shows it in its dashboard. A
+    local Ray's processes inherit the keys all the same; a cluster's machines have their own.
+    """
+    from ray.tune.execution import class_cache
+
+    kept = (name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_"))
+    class_cache.ENV_VARS_TO_PROPAGATE = frozenset(kept)
 
 
 def placement_factory(plan: PlacementPlan) -> Any:

@@ -1,4 +1,4 @@
-"""Environment of our runs: Ray's, set before Ray is imported first, its logs, and notebooks."""
+"""Environment of our runs: Ray's, set before Ray is imported first, and that of notebooks."""
 
 from __future__ import annotations
 
@@ -21,18 +21,6 @@ def quiet_environment() -> None:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
-
-
-def hide_credentials() -> None:
-    """Keep Tune from handing this process's AWS keys to its trials in their runtime environment.
-
-    Ray logs that in clear text, in files that others can read, and shows it in its dashboard. A
-    local Ray's processes inherit the keys all the same; a cluster's machines have their own.
-    """
-    from ray.tune.execution import class_cache
-
-    kept = (name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_"))
-    class_cache.ENV_VARS_TO_PROPAGATE = frozenset(kept)
 
 
 def below_notebook(environment: Mapping[str, str]) -> bool:

@@ -8,9 +8,8 @@ from typing import Any
 from orchestrator.config import RunConfig
 from orchestrator.config_file import load_config
 from orchestrator.errors import ConfigError
-from orchestrator.launcher import placement_factory
+from orchestrator.launcher import hide_credentials, placement_factory
 from orchestrator.placement import plan_placement
-from orchestrator.quiet import hide_credentials
 from orchestrator.retries import WITHOUT_END, trial_events
 from orchestrator.sweep.draws import Domain, clip
 from orchestrator.sweep.layout import Layout

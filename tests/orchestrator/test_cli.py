@@ -360,7 +360,7 @@ def test_trials_are_not_given_credentials(monkeypatch: pytest.MonkeyPatch) -> No
     from ray import tune
     from ray.tune.execution import class_cache
 
-    from orchestrator.quiet import hide_credentials
+    from orchestrator.launcher import hide_credentials
 
     names = class_cache.ENV_VARS_TO_PROPAGATE
     monkeypatch.setattr(class_cache, "ENV_VARS_TO_PROPAGATE", names)  # restored afterwards

@@ -26,8 +26,10 @@ demo: install
 
 # Tests that start Ray have the machine for themselves; the others are single-threaded.
 test: install
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m 'not (gpu or ray or faults)' $(PYTEST_ARGS)
-	$(BIN)/python -m pytest -m 'ray and not (gpu or faults)' $(PYTEST_ARGS)
+	failed=0; \
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m 'not (gpu or ray or faults)' $(PYTEST_ARGS) || failed=1; \
+	$(BIN)/python -m pytest -m 'ray and not (gpu or faults)' $(PYTEST_ARGS) || failed=1; \
+	exit $$failed
 
 test-fast: install
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) -m 'not (gpu or slow or ray or faults)' $(PYTEST_ARGS)

@@ -15,18 +15,22 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from orchestrator.checkpoints import STATE_FILE, find_checkpoints, read_state, verify
 from orchestrator.config import RunConfig
-from orchestrator.config_file import load_config, save_config
+from orchestrator.config_file import from_mapping, load_config, save_config
 from orchestrator.errors import CheckpointError
+from orchestrator.json_files import damaged_as, read_object
 from orchestrator.sweep.plan import expand
+
+T = TypeVar("T")
 
 PARAMS_FILE = "params.json"
 OFFER_FILE = "offer.json"
 CHANGE_FILE = "change.json"
 BEGUN_FILE = "change_begun.json"
+_ADVICE = "remove the trial's directory, and it starts anew with --resume"
 ATTEMPTS = 5
 """Tries to copy a checkpoint that its owner may be replacing."""
 
@@ -71,7 +75,7 @@ def has_changed(run_dir: Path) -> bool:
 def last_change(run_dir: Path) -> Change | None:
     """The change that the trial's present values come from."""
     path = run_dir / CHANGE_FILE
-    return Change(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return _read(path, Change) if path.is_file() else None
 
 
 def write_params(run_dir: Path, params: Mapping[str, Any]) -> None:
@@ -83,8 +87,9 @@ def current_params(run_dir: Path) -> dict[str, Any]:
     """The values that a trial trains with now, or will once its begun change is finished."""
     for name in (BEGUN_FILE, CHANGE_FILE):
         if (run_dir / name).is_file():
-            return dict(json.loads((run_dir / name).read_text(encoding="utf-8"))["params"])
-    return dict(json.loads((run_dir / PARAMS_FILE).read_text(encoding="utf-8")))
+            return dict(_read(run_dir / name, Change).params)
+    with damaged_as(CheckpointError, run_dir / PARAMS_FILE, _ADVICE):
+        return read_object(run_dir / PARAMS_FILE)
 
 
 def make_offer(run_dir: Path, iteration: int) -> Handover:
@@ -103,7 +108,7 @@ def make_offer(run_dir: Path, iteration: int) -> Handover:
 def read_offer(folder: Path) -> Handover | None:
     """The offer in a trial's directory, or in a folder that Tune carries about."""
     path = folder / OFFER_FILE
-    return Handover(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return _read(path, Handover) if path.is_file() else None
 
 
 def take_over(run_dir: Path, offer: Handover, params: Mapping[str, Any]) -> Change | None:
@@ -144,7 +149,7 @@ def finish_begun(run_dir: Path) -> Change | None:
     path = run_dir / BEGUN_FILE
     if not path.is_file():
         return None
-    begun = Change(**json.loads(path.read_text(encoding="utf-8")))
+    begun = _read(path, Change)
     config = load_config(run_dir / "config.py")
     items = [
         f"{name}={value!r}"
@@ -203,6 +208,16 @@ def _rewrite_digest(checkpoint: Path, config: RunConfig) -> None:
     raw = json.loads(path.read_text(encoding="utf-8"))
     raw["config_digest"] = config.digest()
     _write_json(path, raw)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    """What a trial has written down.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    with damaged_as(CheckpointError, path, _ADVICE):
+        return from_mapping(kind, read_object(path))
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -109,3 +109,13 @@ def test_nothing_to_take_over(trials: tuple[Path, Path], tmp_path: Path) -> None
     offer = Handover(trial="empty", iteration=4, token="t", params={}, reported_s=0.0)
     with pytest.raises(CheckpointError, match="no whole checkpoint"):
         take_over(weak, offer, {"assigner.mu": 8.0})
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", '{"trial": 3}', '{"iteration": "x"}'])
+def test_damaged_notes_are_named(trials: tuple[Path, Path], content: str) -> None:
+    weak, _ = trials
+    (weak / "offer.json").write_text(content)
+    (weak / "change.json").write_text(content)
+    for name, read in (("offer", read_offer), ("change", last_change), ("change", current_params)):
+        with pytest.raises(CheckpointError, match=rf"{name}\.json.*starts anew"):
+            read(weak)

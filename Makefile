@@ -36,7 +36,7 @@ test-fast: install
 
 # What happens when processes, nodes and disks fail: docs/reliability.md. MOMENTS=10 for the full matrix.
 test-faults: install
-	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m faults tests/faults $(PYTEST_ARGS)
 
 # The original mmdet, mmengine and mmcv, in an environment of their own. mmcv 2.1.0 has no wheel, and
 # its setup.py runs with setuptools < 80 and Python < 3.13. Built in isolation it sees no torch, so it

@@ -30,7 +30,7 @@ METHODS = ("PAA", "DW", "AutoAssign", "ALA", "MuSu")
 NAMES = ("a", "b")
 BATCH = "0.0.0"
 FISHER_ROUNDS = 5
-"""Few: each may take a second."""
+"""Few: no goal depends on them."""
 ADDED = "ms (ratio: ms added, median of the rounds')"
 
 

@@ -163,7 +163,7 @@ def _results(medians: dict[str, list[float]], gts: float, notes: Mapping[str, st
         ),
         pair("lad", "mmdet LAD").result("iteration/lad-vs-mmdet", goal=1.2, note=per_batch),
         pair("lad", "mmdet LAD, our fit").result(
-            "iteration/lad-vs-mmdet-without-fit",
+            "iteration/lad-vs-mmdet-our-fit",
             goal=None,
             note="mmdet's detector with our mixture fit, of all GTs at once",
         ),

@@ -72,19 +72,27 @@ def cotrain_trial(params: Mapping[str, Any]) -> None:
     except CoTrainError as error:
         if error.retryable:
             raise  # the launcher counts it, and says so
-        _conclude(board, "failed", f"{type(error).__name__}: {error}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            _conclude(board, "failed", traceback.format_exc())
-        where = error.filename or run_dir
-        advice = "make room there, then go on with --resume"
-        _conclude(board, "failed", f"{where}: {error.strerror}; {advice}")
-    except Exception:
-        _conclude(board, "failed", traceback.format_exc())
+        _conclude(board, "failed", reason_of(error, run_dir))
+    except Exception as error:
+        _conclude(board, "failed", reason_of(error, run_dir))
     else:
         if outcome is Outcome.STOPPED:
             _conclude(board, "stopped", "")
         ray.get(board.conclude.remote("finished"))
+
+
+def reason_of(error: Exception, run_dir: Path) -> str:
+    """Why a trial has failed for good: a line on what its user can mend, the traceback of a bug.
+
+    Args:
+        error: that ended it.
+        run_dir: of the trial.
+    """
+    if isinstance(error, CoTrainError):
+        return f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.filename or run_dir}: {error.strerror}; make room there"
+    return "".join(traceback.format_exception(error))
 
 
 def _conclude(board: Any, outcome: str, error: str) -> None:

@@ -7,7 +7,6 @@ import logging
 import shutil
 import tempfile
 import time
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from ray import tune
 
 from orchestrator.checkpoint_store import CheckpointStore, run_store
 from orchestrator.config_file import load_config
-from orchestrator.controller import FAREWELL_S, run_trial
+from orchestrator.controller import FAREWELL_S, reason_of, run_trial
 from orchestrator.errors import CoTrainError, NetworkLostError
 from orchestrator.live_view import Progress
 from orchestrator.monitor import create_monitor
@@ -97,9 +96,9 @@ def sweep_trial(params: Mapping[str, Any]) -> None:
     except CoTrainError as error:
         if error.retryable:
             raise
-        reason = f"{type(error).__name__}: {error}"
-    except Exception:
-        reason = traceback.format_exc()
+        reason = reason_of(error, run_dir)
+    except Exception as error:
+        reason = reason_of(error, run_dir)
     finally:
         ray.kill(board)
     _end(run_dir, started, reason)
